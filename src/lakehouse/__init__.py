@@ -1,0 +1,1 @@
+"""A lakehouse on Kafka, Spark, Delta Lake on HDFS, MongoDB, Redis and Elasticsearch."""

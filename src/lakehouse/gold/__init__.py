@@ -1,0 +1,1 @@
+"""Answers: one row per key, equal to a recomputation from silver."""

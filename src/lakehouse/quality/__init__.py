@@ -1,0 +1,1 @@
+"""Checks of single records: what is valid, and every reason why not."""

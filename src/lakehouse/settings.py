@@ -1,0 +1,178 @@
+"""The one place that reads configuration: ``conf/base.yaml`` < ``conf/<profile>.yaml`` < environment.
+
+Every value has a type with its unit; secrets (passwords in URIs, tokens) come from the environment only.
+Environment names are ``LAKEHOUSE_`` + the path joined by ``__``: ``LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS=host:9092``.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PROJECT = Path(os.environ.get("LAKEHOUSE_PROJECT", Path(__file__).resolve().parents[2]))
+"""The checkout (or image folder) that holds ``conf/``."""
+
+
+class SettingsError(Exception):
+    """A setting is missing, misspelt or of the wrong type; the message names it and the file or variable to mend."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(_Part):
+    """Broker address and how topics are made."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    partitions: int = 2
+    replication: int = 1
+
+
+class Hdfs(_Part):
+    """Where the tables live. ``uri`` + ``root`` is the lake's ``<root>``."""
+
+    uri: str = "hdfs://127.0.0.1:8020"
+    root: str = "/lake"
+
+
+class Mongo(_Part):
+    """MongoDB (locally: a stand-in that speaks its protocol)."""
+
+    uri: SecretStr = SecretStr("mongodb://127.0.0.1:27017/")
+    database: str = "lakehouse"
+
+
+class Redis(_Part):
+    """Redis or Valkey."""
+
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+
+
+class Elasticsearch(_Part):
+    """Elasticsearch 8."""
+
+    url: SecretStr = SecretStr("http://127.0.0.1:9200")
+
+
+class Spark(_Part):
+    """The Spark session of stream and jobs."""
+
+    master: str = "local[2]"
+    driver_memory: str = "3g"
+    shuffle_partitions: int = 2
+
+
+class Stream(_Part):
+    """How the streaming queries run."""
+
+    engine: Literal["fused", "separate"] = "fused"
+    trigger: timedelta = timedelta(milliseconds=500)
+    fanout_trigger: timedelta = timedelta(seconds=2)
+    max_records_per_batch: int = 100_000
+    stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
+    duplicate_horizon: timedelta = timedelta(days=7)
+    restarts: int = 5
+    stall_after: timedelta = timedelta(minutes=2)
+    compact_every: timedelta = timedelta(seconds=60)
+    compact_above_files: int = 100
+
+
+class Settings(BaseSettings):
+    """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAKEHOUSE_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+    )
+
+    profile: str = "local"
+    home: Path = PROJECT / ".lakehouse"
+    servers: Literal["local", "existing"] = "local"
+    kafka: Kafka = Kafka()
+    hdfs: Hdfs = Hdfs()
+    mongo: Mongo = Mongo()
+    redis: Redis = Redis()
+    elasticsearch: Elasticsearch = Elasticsearch()
+    spark: Spark = Spark()
+    stream: Stream = Stream()
+
+    @property
+    def root(self) -> str:
+        """The lake's root URI, without a trailing slash."""
+        return self.hdfs.uri.rstrip("/") + "/" + self.hdfs.root.strip("/")
+
+    def table_uri(self, name: str) -> str:
+        """``silver.user_events`` -> ``<root>/silver/user_events``."""
+        layer, _, table = name.partition(".")
+        return f"{self.root}/{layer}/{table}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment wins over the files, which arrive as init values."""
+        return env_settings, init_settings
+
+
+def _merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such profile; LAKEHOUSE_PROFILE names one of conf/*.yaml") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from None
+
+
+def load(conf: Path = PROJECT / "conf") -> Settings:
+    """Read the settings afresh.
+
+    Local servers may have moved to free ports: ``home/ports.yaml``, which the stack writes, lies between profile and
+    environment.
+
+    Raises:
+        SettingsError: a file is missing or malformed, or a value has the wrong name or type.
+    """
+    profile = os.environ.get("LAKEHOUSE_PROFILE", "local")
+    values = _merge(_read(conf / "base.yaml"), _read(conf / f"{profile}.yaml"))
+    values["profile"] = profile
+    home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
+    home = home if home.is_absolute() else PROJECT / home
+    values["home"] = home
+    os.environ.setdefault("LAKEHOUSE_HOME", str(home))
+    if values.get("servers", "local") == "local" and (home / "ports.yaml").exists():
+        values = _merge(values, _read(home / "ports.yaml"))
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(
+            f"setting {where}: {first['msg']} (conf/base.yaml, conf/{profile}.yaml or "
+            f"LAKEHOUSE_{'__'.join(str(p).upper() for p in first['loc'])})"
+        ) from None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load()

@@ -1,0 +1,1 @@
+"""Records as the contracts mean them: parsed, checked, one row per identity."""

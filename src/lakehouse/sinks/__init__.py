@@ -1,0 +1,1 @@
+"""Where effects happen; each sink states its guarantee."""

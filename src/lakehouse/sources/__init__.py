@@ -1,0 +1,1 @@
+"""Where data comes from: Kafka for the stream, Delta tables for everybody else."""

@@ -1,0 +1,1 @@
+"""The local servers: fetch, build, start, watch, stop."""
