@@ -94,6 +94,7 @@ class Settings(BaseSettings):
 
     profile: str = "local"
     home: Path = PROJECT / ".lakehouse"
+    jars: Path | None = None  # shares the jars of another home
     servers: Literal["local", "existing"] = "local"
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()

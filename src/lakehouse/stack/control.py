@@ -1,0 +1,276 @@
+"""``up``, ``down`` and ``status`` of the local servers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypedDict
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lakehouse.settings import Settings
+from lakehouse.stack import jars, ports, probes, supervisor
+from lakehouse.stack.errors import StackError
+from lakehouse.stack.exclusive import exclusive
+from lakehouse.stack.servers import SERVERS, Place, Server
+
+READY_S = 120
+"""How long the servers may take to be ready: 10 s here, more on a busy machine."""
+
+
+class ServerStatus(TypedDict):
+    """One server as it is now. ``ready``: it answered its probe."""
+
+    state: str
+    pid: int | None
+    rss_mb: float | None
+    address: str
+    ready: bool
+    restarts: int
+    log: str
+
+
+def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = None, progress: bool = True) -> Settings:
+    """Start the local servers that do not run, wait until each does real work, return settings with their addresses.
+
+    Data are kept, unless ``fresh``, which wipes those of the servers asked for and wants them stopped. The addresses
+    also go to ``home/ports.yaml``, which ``settings.load`` reads. With ``servers: existing`` nothing is started: the
+    addresses in the settings are asked.
+
+    Raises:
+        StackError: a server does not become ready, or an existing one does not answer.
+    """
+    if settings.servers == "existing":
+        check_existing(settings)
+        return settings
+    wanted = _wanted(only)
+    with exclusive(settings.home / "supervisor.lock"):
+        states = supervisor.states(settings)
+        running = {name for name, state in states.items() if state["state"] in ("STARTING", "RUNNING", "BACKOFF")}
+        if fresh:
+            if busy := sorted(running & {server.name for server in wanted}):
+                raise StackError(
+                    f"{', '.join(busy)} still running, data not wiped: run `python -m lakehouse.stack down` first"
+                )
+            for server in wanted:
+                shutil.rmtree(settings.home / "data" / server.name, ignore_errors=True)
+        starting = [server for server in wanted if server.name not in running]
+        if starting:
+            if not jars.are_there(settings):
+                jars.fetch(settings, progress)
+            supervisor.start(settings)
+            chosen = _choose_ports(settings, starting, running)
+            with ThreadPoolExecutor(len(starting)) as pool:
+                for done in [pool.submit(_prepare, settings, server, chosen) for server in starting]:
+                    done.result()
+            for server in starting:
+                _launch(settings, server, chosen)
+        _wait(settings, wanted, progress)
+        return _addressed(settings)
+
+
+def down(settings: Settings) -> None:
+    """Stop all programs, then the servers, and the supervisor; what we did not start is left alone."""
+    with exclusive(settings.home / "supervisor.lock"):
+        supervisor.shutdown(settings)
+
+
+def status(settings: Settings) -> dict[str, ServerStatus]:
+    """Every server's state, also when all is down."""
+    states = supervisor.states(settings)
+    chosen = {**_default_ports(settings), **ports.remembered(_ports_file(settings))}
+    with ThreadPoolExecutor(len(SERVERS)) as pool:
+        ready = list(pool.map(lambda s: s.name in states and _trouble(s, chosen) is None, SERVERS))
+    result: dict[str, ServerStatus] = {}
+    for server, answers in zip(SERVERS, ready, strict=True):
+        state = states.get(server.name)
+        result[server.name] = {
+            "state": state["state"] if state else "STOPPED",
+            "pid": state["pid"] if state else None,
+            "rss_mb": state["rss_mb"] if state else None,
+            "address": server.address.format(chosen[next(iter(server.ports))]),
+            "ready": answers,
+            "restarts": state["restarts"] if state else 0,
+            "log": str(supervisor.log_path(settings, server.name)),
+        }
+    return result
+
+
+def program_states(settings: Settings) -> dict[str, supervisor.ProgramState]:
+    """The further programs, servers left out."""
+    names = {server.name for server in SERVERS}
+    return {name: state for name, state in supervisor.states(settings).items() if name not in names}
+
+
+def kill_server(settings: Settings, name: str, sig: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to one of our servers or programs, for tests of crashes; returns the pid it went to."""
+    return supervisor.send(settings, name, sig)
+
+
+def check_existing(settings: Settings) -> None:
+    """Ask every address in the settings.
+
+    Raises:
+        StackError: naming the first setting whose address does not answer.
+    """
+    checks: tuple[tuple[str, str, Callable[[str], None]], ...] = (
+        ("kafka.bootstrap_servers", settings.kafka.bootstrap_servers, probes.kafka),
+        ("hdfs.uri", settings.hdfs.uri, probes.hdfs),
+        ("elasticsearch.url", settings.elasticsearch.url.get_secret_value(), probes.elasticsearch),
+        ("mongo.uri", settings.mongo.uri.get_secret_value(), probes.mongodb),
+        ("redis.url", settings.redis.url.get_secret_value(), probes.redis),
+    )
+    with ThreadPoolExecutor(len(checks)) as pool:
+        answers = [(setting, address, pool.submit(probe, address)) for setting, address, probe in checks]
+    for setting, address, answer in answers:
+        if error := answer.exception():
+            where = address.rpartition("@")[2]  # never the password
+            raise StackError(
+                f"{setting} ({where}) does not answer: {_one_line(error)}; mend conf/{settings.profile}.yaml or set "
+                f"{_variable(setting)}"
+            )
+
+
+def _wanted(only: Iterable[str] | None) -> list[Server]:
+    names = [server.name for server in SERVERS] if only is None else list(only)
+    if unknown := set(names) - {server.name for server in SERVERS}:
+        raise StackError(
+            f"no server named {sorted(unknown)[0]}: there are {', '.join(server.name for server in SERVERS)}"
+        )
+    return [server for server in SERVERS if server.name in names]
+
+
+def _ports_file(settings: Settings) -> Path:
+    return supervisor.folder(settings) / "ports.json"
+
+
+def _variable(setting: str) -> str:
+    return "LAKEHOUSE_" + setting.upper().replace(".", "__")
+
+
+def _value(settings: Settings, setting: str) -> str:
+    part, _, name = setting.partition(".")
+    value = getattr(getattr(settings, part), name)
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _default_ports(settings: Settings) -> dict[str, int]:
+    """The ports the settings name, and the usual ones of what no setting names."""
+    found: dict[str, int] = {}
+    for server in SERVERS:
+        found.update(server.ports)
+        if server.setting:
+            address = _value(settings, server.setting)
+            port = urlsplit(address if "//" in address else f"//{address}").port
+            found[next(iter(server.ports))] = port or next(iter(server.ports.values()))
+    return found
+
+
+def _choose_ports(settings: Settings, starting: Iterable[Server], running: Iterable[str]) -> dict[str, int]:
+    """Choose, remember and publish the ports; those of running servers stay."""
+    old = ports.remembered(_ports_file(settings))
+    default = _default_ports(settings)
+    pinned = {next(iter(s.ports)) for s in SERVERS if s.setting and _variable(s.setting) in os.environ}
+    preferred = {**default, **old, **{name: default[name] for name in pinned}}
+    kept = {port: old[port] for server in SERVERS if server.name in running for port in server.ports}
+    chosen = ports.choose(preferred, pinned, kept)
+    ports.remember(_ports_file(settings), chosen)
+    overlay: dict[str, dict[str, str]] = {}
+    for server in SERVERS:
+        if server.setting:
+            part, _, name = server.setting.partition(".")
+            overlay[part] = {name: server.address.format(chosen[next(iter(server.ports))])}
+    text = "# Where the local servers are; written by `up`.\n" + yaml.safe_dump(overlay)
+    (settings.home / "ports.yaml").write_text(text)
+    return chosen
+
+
+def _addressed(settings: Settings) -> Settings:
+    overlay: dict[str, dict[str, Any]] = yaml.safe_load((settings.home / "ports.yaml").read_text())
+    parts = {}
+    for name, values in overlay.items():
+        part = getattr(settings, name)
+        parts[name] = type(part).model_validate({**part.model_dump(), **values})
+    return settings.model_copy(update=parts)
+
+
+def _place(settings: Settings, server: Server, chosen: Mapping[str, int]) -> Place:
+    return Place(settings, settings.home / "conf" / server.name, settings.home / "data" / server.name, chosen)
+
+
+def _prepare(settings: Settings, server: Server, chosen: Mapping[str, int]) -> None:
+    """Write the server's configuration, and format its storage once."""
+    place = _place(settings, server, chosen)
+    (place.data / "tmp").mkdir(parents=True, exist_ok=True)
+    for name, text in server.files(place).items():
+        (place.conf / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.conf / name).write_text(text)
+    formatted = place.data / "formatted"
+    if server.format and not formatted.exists():
+        log = supervisor.log_path(settings, f"{server.name}-format")
+        with log.open("w") as file:
+            done = subprocess.run(server.format(place), stdout=file, stderr=subprocess.STDOUT, cwd=place.data)
+        if done.returncode:
+            raise StackError(f"{server.name} could not format its storage in {place.data}: run `tail {log}`")
+        formatted.touch()
+
+
+def _launch(settings: Settings, server: Server, chosen: Mapping[str, int]) -> None:
+    place = _place(settings, server, chosen)
+    order = 10 + SERVERS.index(server)
+    supervisor.put(settings, server.name, server.command(place), directory=place.data, priority=order)
+
+
+def _trouble(server: Server, chosen: Mapping[str, int]) -> str | None:
+    try:
+        server.probe(chosen)
+    except Exception as error:  # every client has errors of its own; any of them means: not yet
+        return _one_line(error)
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
+    chosen = ports.remembered(_ports_file(settings))
+    waiting = {server.name: server for server in wanted}
+    deadline = time.monotonic() + READY_S
+    columns = (
+        TextColumn("servers"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with (
+        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
+        ThreadPoolExecutor(len(waiting)) as pool,
+    ):
+        total = len(waiting)
+        task = bar.add_task("", total=total)
+        while True:
+            troubles = dict(zip(waiting, pool.map(lambda s: _trouble(s, chosen), list(waiting.values())), strict=True))
+            waiting = {name: server for name, server in waiting.items() if troubles[name]}
+            bar.update(task, completed=total - len(waiting), description=" ".join(waiting))
+            if not waiting:
+                return
+            states = supervisor.states(settings)
+            for name in waiting:
+                log = f"run `tail -n 50 {supervisor.log_path(settings, name)}`"
+                if name not in states or states[name]["state"] in ("FATAL", "EXITED", "STOPPED"):
+                    raise StackError(f"{name} does not start ({troubles[name]}): {log}")
+                if time.monotonic() > deadline:
+                    raise StackError(f"{name} is not ready after {READY_S} s ({troubles[name]}): {log}")
+            time.sleep(0.2)

