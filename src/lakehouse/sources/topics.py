@@ -184,9 +184,12 @@ class Outbox:
             self._transport.poll(0)
 
     def wait_until(self, moment: float) -> None:
-        """Serve delivery reports until ``time.monotonic()`` reaches ``moment`` (seconds)."""
+        """Serve delivery reports until ``time.monotonic()`` reaches ``moment`` (seconds), or up to 5 ms longer.
+
+        Steps of 5 ms, made up for by what is sent at once after each: a wait for every record would never sleep.
+        """
         while (left := moment - time.monotonic()) > 0:
-            self._transport.poll(min(left, 0.05))
+            self._transport.poll(min(max(left, 0.005), 0.05))
 
     def finish(self) -> int:
         """Wait for every acknowledgement.
