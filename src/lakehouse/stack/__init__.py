@@ -1,12 +1,19 @@
 """The local servers: fetch, build, start, watch, stop."""
 
-from lakehouse.stack.control import ServerStatus, down, kill_server, program_states, status, up
+from lakehouse.stack.control import (
+    ServerStatus,
+    add_program,
+    down,
+    kill_server,
+    program_states,
+    remove_program,
+    status,
+    up,
+)
 from lakehouse.stack.errors import StackError
 from lakehouse.stack.jars import fetch, jar_paths
 from lakehouse.stack.jdk import java
 from lakehouse.stack.supervisor import ProgramState
-from lakehouse.stack.supervisor import put as add_program
-from lakehouse.stack.supervisor import remove as remove_program
 
 __all__ = [
     "ProgramState",

@@ -7,10 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 import yaml
@@ -23,6 +24,8 @@ from lakehouse.stack import jars, ports, probes, supervisor
 from lakehouse.stack.errors import StackError
 from lakehouse.stack.exclusive import exclusive
 from lakehouse.stack.servers import SERVERS, Place, Server
+
+HDFS = {"namenode", "datanode"}
 
 READY_S = 120
 """How long the servers may take to be ready: 10 s here, more on a busy machine."""
@@ -54,7 +57,7 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
         check_existing(settings)
         return settings
     wanted = _wanted(only)
-    with exclusive(settings.home / "supervisor.lock"):
+    with _alone(settings):
         states = supervisor.states(settings)
         running = {name for name, state in states.items() if state["state"] in ("STARTING", "RUNNING", "BACKOFF")}
         if fresh:
@@ -81,16 +84,29 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
 
 def down(settings: Settings) -> None:
     """Stop all programs, then the servers, and the supervisor; what we did not start is left alone."""
-    with exclusive(settings.home / "supervisor.lock"):
+    with _alone(settings):
         supervisor.shutdown(settings)
 
 
 def status(settings: Settings) -> dict[str, ServerStatus]:
-    """Every server's state, also when all is down."""
+    """Every server's state, also when all is down. Existing servers have the state EXISTING and no process."""
+    if settings.servers == "existing":
+        return {
+            server.name: ServerStatus(
+                state="EXISTING",
+                pid=None,
+                rss_mb=None,
+                address=server.where,
+                ready=error is None,
+                restarts=0,
+                log="",
+            )
+            for server, error in _ask(_existing(settings))
+        }
     states = supervisor.states(settings)
     chosen = {**_default_ports(settings), **ports.remembered(_ports_file(settings))}
     with ThreadPoolExecutor(len(SERVERS)) as pool:
-        ready = list(pool.map(lambda s: s.name in states and _trouble(s, chosen) is None, SERVERS))
+        ready = list(pool.map(lambda s: s.name in states and _trouble(lambda: s.probe(chosen)) is None, SERVERS))
     result: dict[str, ServerStatus] = {}
     for server, answers in zip(SERVERS, ready, strict=True):
         state = states.get(server.name)
@@ -104,6 +120,30 @@ def status(settings: Settings) -> dict[str, ServerStatus]:
             "log": str(supervisor.log_path(settings, server.name)),
         }
     return result
+
+
+def add_program(
+    settings: Settings,
+    name: str,
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    autorestart: supervisor.Autorestart = "unexpected",
+    start_retries: int = 5,
+) -> None:
+    """Run a further program under the same supervisor, from the current folder, with ``env`` added to the environment.
+
+    Does nothing when it runs as asked already; otherwise starts it, anew if its definition changed. One that ends
+    within five seconds is tried again ``start_retries`` times with growing pauses, then given up (state FATAL); one
+    that ran longer is started again as ``autorestart`` says: ``unexpected`` unless it exits with 0.
+    """
+    with _alone(settings):
+        supervisor.put(settings, name, command, env or {}, Path.cwd(), autorestart, start_retries, priority=100)
+
+
+def remove_program(settings: Settings, name: str) -> None:
+    """Stop a further program and forget it; does nothing when there is none of that name."""
+    with _alone(settings):
+        supervisor.remove(settings, name)
 
 
 def program_states(settings: Settings) -> dict[str, supervisor.ProgramState]:
@@ -123,27 +163,53 @@ def check_existing(settings: Settings) -> None:
     Raises:
         StackError: naming the first setting whose address does not answer.
     """
-    checks: tuple[tuple[str, str, Callable[[str], None]], ...] = (
-        ("kafka.bootstrap_servers", settings.kafka.bootstrap_servers, probes.kafka),
-        ("hdfs.uri", settings.hdfs.uri, probes.hdfs),
-        ("elasticsearch.url", settings.elasticsearch.url.get_secret_value(), probes.elasticsearch),
-        ("mongo.uri", settings.mongo.uri.get_secret_value(), probes.mongodb),
-        ("redis.url", settings.redis.url.get_secret_value(), probes.redis),
-    )
-    with ThreadPoolExecutor(len(checks)) as pool:
-        answers = [(setting, address, pool.submit(probe, address)) for setting, address, probe in checks]
-    for setting, address, answer in answers:
-        if error := answer.exception():
-            where = address.rpartition("@")[2]  # never the password
+    for existing, error in _ask(_existing(settings)):
+        if error:
             raise StackError(
-                f"{setting} ({where}) does not answer: {_one_line(error)}; mend conf/{settings.profile}.yaml or set "
-                f"{_variable(setting)}"
+                f"{existing.setting} ({existing.where}) does not answer: {error}; mend conf/{settings.profile}.yaml "
+                f"or set {_variable(existing.setting)}"
             )
 
 
+class _Existing(NamedTuple):
+    """A server that others run."""
+
+    name: str
+    setting: str
+    address: str
+    probe: Callable[[str], None]
+
+    @property
+    def where(self) -> str:
+        """The address without a password."""
+        return self.address.rpartition("@")[2]
+
+
+def _existing(settings: Settings) -> list[_Existing]:
+    names: dict[str, tuple[str, Callable[[str], None]]] = {
+        "kafka": ("kafka.bootstrap_servers", probes.kafka),
+        "hdfs": ("hdfs.uri", probes.hdfs),
+        "elasticsearch": ("elasticsearch.url", probes.elasticsearch),
+        "mongodb": ("mongo.uri", probes.mongodb),
+        "redis": ("redis.url", probes.redis),
+    }
+    return [_Existing(name, setting, _value(settings, setting), probe) for name, (setting, probe) in names.items()]
+
+
+def _ask(servers: list[_Existing]) -> Iterator[tuple[_Existing, str | None]]:
+    with ThreadPoolExecutor(len(servers)) as pool:
+        yield from zip(servers, pool.map(lambda s: _trouble(lambda: s.probe(s.address)), servers), strict=True)
+
+
+def _alone(settings: Settings) -> AbstractContextManager[None]:
+    return exclusive(settings.home / "supervisor.lock")
+
+
 def _wanted(only: Iterable[str] | None) -> list[Server]:
-    names = [server.name for server in SERVERS] if only is None else list(only)
-    if unknown := set(names) - {server.name for server in SERVERS}:
+    names = {server.name for server in SERVERS} if only is None else set(only)
+    if names & HDFS:
+        names |= HDFS  # neither is of use, or may be wiped, without the other
+    if unknown := names - {server.name for server in SERVERS}:
         raise StackError(
             f"no server named {sorted(unknown)[0]}: there are {', '.join(server.name for server in SERVERS)}"
         )
@@ -171,8 +237,13 @@ def _default_ports(settings: Settings) -> dict[str, int]:
         found.update(server.ports)
         if server.setting:
             address = _value(settings, server.setting)
-            port = urlsplit(address if "//" in address else f"//{address}").port
-            found[next(iter(server.ports))] = port or next(iter(server.ports.values()))
+            parts = urlsplit(address if "//" in address else f"//{address}")
+            if parts.hostname not in (ports.HOST, "localhost"):
+                raise StackError(
+                    f"{server.setting} names {parts.hostname}, but local servers live on {ports.HOST}: set "
+                    f"LAKEHOUSE_SERVERS=existing, or mend it in conf/{settings.profile}.yaml"
+                )
+            found[next(iter(server.ports))] = parts.port or next(iter(server.ports.values()))
     return found
 
 
@@ -221,19 +292,22 @@ def _prepare(settings: Settings, server: Server, chosen: Mapping[str, int]) -> N
         with log.open("w") as file:
             done = subprocess.run(server.format(place), stdout=file, stderr=subprocess.STDOUT, cwd=place.data)
         if done.returncode:
-            raise StackError(f"{server.name} could not format its storage in {place.data}: run `tail {log}`")
+            raise StackError(
+                f"{server.name} could not format its storage in {place.data}: run `tail {log}`; if it holds nothing of "
+                f"worth, `python -m lakehouse.stack up --fresh --only {server.name}`"
+            )
         formatted.touch()
 
 
 def _launch(settings: Settings, server: Server, chosen: Mapping[str, int]) -> None:
     place = _place(settings, server, chosen)
     order = 10 + SERVERS.index(server)
-    supervisor.put(settings, server.name, server.command(place), directory=place.data, priority=order)
+    supervisor.put(settings, server.name, server.command(place), {}, place.data, "true", 5, priority=order)
 
 
-def _trouble(server: Server, chosen: Mapping[str, int]) -> str | None:
+def _trouble(probe: Callable[[], None]) -> str | None:
     try:
-        server.probe(chosen)
+        probe()
     except Exception as error:  # every client has errors of its own; any of them means: not yet
         return _one_line(error)
     return None
@@ -261,7 +335,9 @@ def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
         total = len(waiting)
         task = bar.add_task("", total=total)
         while True:
-            troubles = dict(zip(waiting, pool.map(lambda s: _trouble(s, chosen), list(waiting.values())), strict=True))
+            troubles = dict(
+                zip(waiting, pool.map(lambda s: _trouble(lambda: s.probe(chosen)), list(waiting.values())), strict=True)
+            )
             waiting = {name: server for name, server in waiting.items() if troubles[name]}
             bar.update(task, completed=total - len(waiting), description=" ".join(waiting))
             if not waiting:

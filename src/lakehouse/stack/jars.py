@@ -154,7 +154,7 @@ def _dependency(jar: Jar) -> str:
 
 
 def admit(jars: Sequence[Jar], cache: Path, folder: Path) -> list[Jar]:
-    """Move the jars with the right checksum from ``cache`` to ``folder``, delete wrong ones, return those still wanted."""
+    """Move jars with the right checksum from ``cache`` to ``folder``, delete wrong ones, return those still wanted."""
     folder.mkdir(parents=True, exist_ok=True)
     left = []
     for jar in jars:
@@ -174,7 +174,8 @@ def launchers(settings: Settings) -> Path:
     two modules.
     """
     sources = sorted(SOURCES.glob("*.java"))
-    stamp = sha256(b"".join(path.read_bytes() for path in (*sources, lock.LOCK))).hexdigest()[:12]
+    inputs = (bytes(jars_folder(settings)), *(path.read_bytes() for path in (*sources, lock.LOCK)))
+    stamp = sha256(b"".join(inputs)).hexdigest()[:12]
     built = jars_folder(settings).parent / "build" / stamp
     if built.exists():
         return built

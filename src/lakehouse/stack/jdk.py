@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from lakehouse.settings import Settings
@@ -25,6 +26,7 @@ INSTALLERS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
+@cache
 def lacks(executable: Path) -> str | None:
     """What keeps this ``java`` from running the servers, in words; None when nothing does."""
     try:

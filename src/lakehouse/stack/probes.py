@@ -51,7 +51,7 @@ def namenode(http: str) -> None:
 def datanode(http: str) -> None:
     """The DataNode is registered with its NameNode and hears from it."""
     actors = json.loads(_jmx(http, "DataNode,name=DataNodeInfo")["BPServiceActorInfo"])
-    if not any(actor["ActorState"] == "RUNNING" and actor["BlockPoolID"] for actor in actors):
+    if not any(actor["ActorState"] == "RUNNING" and int(actor["LastHeartbeat"]) < 10 for actor in actors):
         raise StackError("not registered with the NameNode")
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
-from xmlrpc.client import Fault, ServerProxy
+from xmlrpc.client import ServerProxy
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -28,6 +28,9 @@ MARK = "LAKEHOUSE_SUPERVISED"
 
 STOP_S = 30
 """How long a program may take to end before it is killed."""
+
+
+Autorestart = Literal["true", "false", "unexpected"]
 
 
 class ProgramState(TypedDict):
@@ -80,7 +83,7 @@ logfile_backups=2
 pidfile={_quoted(own / "supervisord.pid")}
 directory={_quoted(own)}
 [include]
-files={_quoted(own / "programs")}/*.conf
+files=programs/*.conf
 """
 
 
@@ -122,12 +125,16 @@ def _rpc(settings: Settings) -> Any:
     return ServerProxy("http://127.0.0.1", SupervisorTransport(None, None, f"unix://{_socket(settings)}")).supervisor
 
 
-def is_running(settings: Settings) -> bool:
-    """Whether our supervisord answers."""
+def _state_name(settings: Settings) -> str | None:
     try:
-        return bool(_rpc(settings).getState()["statename"] == "RUNNING")
-    except (OSError, Fault):
-        return False
+        return str(_rpc(settings).getState()["statename"])
+    except OSError:
+        return None
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether our supervisord answers and is not on its way out."""
+    return _state_name(settings) == "RUNNING"
 
 
 def start(settings: Settings) -> None:
@@ -138,7 +145,7 @@ def start(settings: Settings) -> None:
     """
     if is_running(settings):
         return
-    end_orphans(settings)
+    shutdown(settings)
     own = folder(settings)
     shutil.rmtree(own / "programs", ignore_errors=True)
     for path in (own / "programs", settings.home / "logs"):
@@ -158,22 +165,17 @@ def put(
     settings: Settings,
     name: str,
     command: Sequence[str],
-    env: Mapping[str, str] | None = None,
-    autorestart: Literal["true", "false", "unexpected"] = "true",
-    start_retries: int = 5,
-    *,
-    directory: Path | None = None,
-    priority: int = 999,
+    env: Mapping[str, str],
+    directory: Path,
+    autorestart: Autorestart,
+    start_retries: int,
+    priority: int,
 ) -> None:
-    """Define a program, or define it anew, and start it unless it runs as defined already.
-
-    A program that ends within five seconds is tried again ``start_retries`` times with growing pauses, then given up
-    (state FATAL); one that ran longer is started again as ``autorestart`` says: ``unexpected`` unless it exits with 0.
-    """
+    """Define a program, or define it anew, and start it unless it runs as defined already."""
     start(settings)
     programs = folder(settings) / "programs"
     files = {
-        programs / f"{name}.sh": render_script(settings, command, env or {}, directory or Path.cwd()),
+        programs / f"{name}.sh": render_script(settings, command, env, directory),
         programs / f"{name}.conf": render_program(settings, name, autorestart, start_retries, priority),
     }
     known = states(settings).get(name)
@@ -205,9 +207,9 @@ def states(settings: Settings) -> dict[str, ProgramState]:
     """Every program supervisord has; none when it does not run."""
     if not is_running(settings):
         return {}
-    deaths = _deaths(folder(settings) / "supervisord.log")
+    ended = deaths(folder(settings) / "supervisord.log")
     return {
-        info["name"]: _state(settings, info, deaths.get(info["name"], 0)) for info in _rpc(settings).getAllProcessInfo()
+        info["name"]: _state(settings, info, ended.get(info["name"], 0)) for info in _rpc(settings).getAllProcessInfo()
     }
 
 
@@ -229,15 +231,14 @@ def _state(settings: Settings, info: Mapping[str, Any], restarts: int) -> Progra
     }
 
 
-def _deaths(log: Path) -> dict[str, int]:
+def deaths(log: Path) -> dict[str, int]:
     """How often each program ended without being told to, from supervisord's log since its last start."""
     counts: dict[str, int] = {}
     for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
         if "supervisord started with pid" in line:
             counts.clear()
-        elif match := re.search(r"WARN exited: (\S+) |INFO exited: (\S+) ", line):
-            name = match[1] or match[2]
-            counts[name] = counts.get(name, 0) + 1
+        elif match := re.search(r" exited: (\S+) ", line):
+            counts[match[1]] = counts.get(match[1], 0) + 1
     return counts
 
 
@@ -256,12 +257,13 @@ def send(settings: Settings, name: str, sig: signal.Signals = signal.SIGKILL) ->
 
 def shutdown(settings: Settings) -> None:
     """Stop every program, the latest in order first, then supervisord; what does not end in time is killed."""
-    if is_running(settings):
+    state = _state_name(settings)
+    if state:
         process = psutil.Process(int(_rpc(settings).getPID()))
-        names = states(settings)
-        _rpc(settings).shutdown()
+        if state == "RUNNING":
+            _rpc(settings).shutdown()
         try:
-            process.wait(timeout=STOP_S * (len(names) + 1))
+            process.wait(timeout=10 * STOP_S)  # each program has STOP_S before supervisord kills it
         except psutil.TimeoutExpired:
             process.kill()
     end_orphans(settings)

@@ -5,6 +5,8 @@ import de.bwaldvogel.mongo.bson.Document;
 import de.bwaldvogel.mongo.wire.message.MongoMessage;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
 import org.h2.mvstore.MVStore;
 
 /**
@@ -78,8 +80,20 @@ public class MongoMain extends H2Backend {
         return new MongoMessage(message.getChannel(), message.getHeader(), document);
     }
 
+    private static Thread daemon(Runnable work) {
+        Thread thread = new Thread(work, "compaction");
+        thread.setDaemon(true);
+        return thread;
+    }
+
     public static void main(String[] args) {
-        MongoMain backend = new MongoMain(new MVStore.Builder().fileName(args[0]).cacheSize(64).open());
+        // H2's background writer would let commit() return before anything is written: without it, commits write by
+        // themselves, and the clearing away of old chunks that it also does is ours.
+        MVStore store = new MVStore.Builder().fileName(args[0]).cacheSize(64).autoCommitDisabled().open();
+        store.setRetentionTime(5_000);
+        Executors.newSingleThreadScheduledExecutor(MongoMain::daemon)
+                .scheduleWithFixedDelay(() -> store.compact(50, 8 << 20), 5, 5, TimeUnit.SECONDS);
+        MongoMain backend = new MongoMain(store);
         backend.version(new MongoVersion() { // pymongo refuses a wire version below 9, MongoDB 4.4's
             @Override
             public List<Integer> getVersionArray() {

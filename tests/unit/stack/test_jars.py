@@ -1,0 +1,32 @@
+from hashlib import sha256
+
+from lakehouse.stack import ivy, jars
+from lakehouse.stack.lock import Jar
+
+GOOD = Jar("g", "good", "1", "", sha256(b"good").hexdigest())
+TORN = Jar("g", "torn", "1", "", sha256(b"whole").hexdigest())
+ABSENT = Jar("g", "absent", "1", "", sha256(b"").hexdigest())
+
+
+def test_only_a_jar_with_its_checksum_is_admitted(tmp_path):
+    (tmp_path / GOOD.ivy_name).write_bytes(b"good")
+    (tmp_path / TORN.ivy_name).write_bytes(b"who")
+    left = jars.admit([GOOD, TORN, ABSENT], tmp_path, tmp_path / "jars")
+    assert left == [TORN, ABSENT]
+    assert [path.name for path in (tmp_path / "jars").iterdir()] == ["good-1.jar"]
+    assert not (tmp_path / TORN.ivy_name).exists()
+
+
+def test_proxies_of_the_environment_become_java_options():
+    options = ivy.proxy_options({"https": "http://proxy:3128", "no": "localhost,.corp"})
+    assert options == ["-Dhttps.proxyHost=proxy", "-Dhttps.proxyPort=3128", "-Dhttp.nonProxyHosts=localhost|*.corp"]
+
+
+def test_mavens_mirror_of_central_is_used(tmp_path):
+    file = tmp_path / "settings.xml"
+    file.write_text(
+        '<settings xmlns="urn:maven"><mirrors><mirror><mirrorOf>other</mirrorOf><url>x:1</url></mirror>'
+        "<mirror><mirrorOf>central</mirrorOf><url>x:2</url></mirror></mirrors></settings>"
+    )
+    assert ivy.mirror(file) == "x:2"
+    assert ivy.mirror(tmp_path / "absent.xml") is None

@@ -1,0 +1,63 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+from supervisor.options import ServerOptions
+
+from lakehouse.settings import Settings
+from lakehouse.stack import supervisor
+
+AWKWARD = "it's 100% \"quoted\" ;not #a comment\nsecond line"
+
+
+def parsed(settings: Settings) -> ServerOptions:
+    """The configuration as supervisord itself reads it."""
+    own = supervisor.folder(settings)
+    (own / "programs").mkdir(parents=True)
+    (settings.home / "logs").mkdir()
+    (own / "supervisord.conf").write_text(supervisor.render(settings))
+    program = supervisor.render_program(settings, "kafka", "true", 7, 10)
+    (own / "programs" / "kafka.conf").write_text(program)
+    options = ServerOptions()
+    options.realize(["-c", str(own / "supervisord.conf")])
+    options.process_config(do_usage=False)
+    return options
+
+
+@pytest.mark.parametrize("home", ["home", "a home 100%"])
+def test_supervisord_reads_what_we_write(tmp_path: Path, home):
+    settings = Settings(home=tmp_path / home)
+    (program,) = parsed(settings).process_group_configs[0].process_configs
+    assert program.name == "kafka"
+    assert program.startretries == 7
+    assert not program.autostart
+    assert program.stopwaitsecs == supervisor.STOP_S
+    assert program.stdout_logfile == str(settings.home / "logs" / "kafka.log")
+    assert program.stdout_logfile_maxbytes * (1 + program.stdout_logfile_backups) < 50 * 2**20
+    assert program.command == f'/bin/sh "{tmp_path / home}/supervisor/programs/kafka.sh"'
+
+
+def test_the_socket_is_in_home_unless_its_path_is_too_long(tmp_path):
+    assert parsed(Settings(home=tmp_path / "h")).configroot.supervisord.server_configs[0]["file"].startswith(str(tmp_path))
+    deep = Settings(home=tmp_path / ("x" * 100))
+    assert len(parsed(deep).configroot.supervisord.server_configs[0]["file"]) < 100
+
+
+def test_a_program_gets_arguments_and_environment_exactly(tmp_path):
+    command = ["printf", "%s|%s|%s|%s", AWKWARD, "", "$HOME `id`"]
+    env = {"SECRET": AWKWARD}
+    script = supervisor.render_script(Settings(home=tmp_path), ["sh", "-c", '"$0" "$@" "$SECRET"', *command], env, tmp_path)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert done.stdout == f"{AWKWARD}||$HOME `id`|{AWKWARD}"
+
+
+def test_only_deaths_since_the_last_start_count(tmp_path):
+    log = tmp_path / "supervisord.log"
+    log.write_text(
+        "t WARN exited: kafka (terminated by SIGKILL; not expected)\n"
+        "t INFO supervisord started with pid 1\n"
+        "t WARN exited: kafka (terminated by SIGKILL; not expected)\n"
+        "t WARN stopped: kafka (exit status 143)\n"
+        "t INFO exited: once (exit status 0; expected)\n"
+    )
+    assert supervisor.deaths(log) == {"kafka": 1, "once": 1}
