@@ -20,6 +20,8 @@ MAX_BYTES = 16 * 1024 * 1024
 CONFIG = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MAX_BYTES), "retention.ms": "-1"}
 _ANSWER_S = 10.0
 _log = logging.getLogger(__name__)
+_client_log = logging.getLogger("lakehouse.kafka")
+_client_log.addHandler(logging.NullHandler())  # librdkafka tells of each lost connection: for those who set up logging
 
 
 class TopicError(Exception):
@@ -53,7 +55,7 @@ class Transport(Protocol):
 def _topics(settings: Settings) -> tuple[AdminClient, set[str]]:
     """An admin client and the names of the topics there are."""
     servers = settings.kafka.bootstrap_servers
-    admin = AdminClient({"bootstrap.servers": servers}, logger=_log)
+    admin = AdminClient({"bootstrap.servers": servers}, logger=_client_log)
     try:
         return admin, set(admin.list_topics(timeout=_ANSWER_S).topics)
     except KafkaException as error:
@@ -144,7 +146,7 @@ def producer(settings: Settings, **extra: Any) -> Producer:
         "queue.buffering.max.kbytes": 131_072,  # bounds memory; a full queue makes the sender wait
         "message.timeout.ms": 120_000,  # outlives a broker's restart (12 s), still ends
     }
-    return Producer(config | extra, logger=_log)
+    return Producer(config | extra, logger=_client_log)
 
 
 class Outbox:
