@@ -1,0 +1,21 @@
+"""What the three bronze tables share: Kafka's record, byte for byte, and the day it arrived."""
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakehouse.tables import Table, columns
+
+COLUMNS = columns(
+    "topic string, partition int, offset bigint, timestamp timestamp, key binary, value binary, "
+    "headers array<struct<key:string,value:binary>>, ingest_date date"
+)
+
+
+def bronze_table(name: str) -> Table:
+    """A bronze table; its rows are keyed by Kafka's own coordinates."""
+    return Table(name, COLUMNS, key=("topic", "partition", "offset"), order=("partition", "offset", "timestamp"))
+
+
+def landed(kafka: DataFrame) -> DataFrame:
+    """Kafka source rows -> bronze rows; ``timestamp`` is the append time, ``ingest_date`` its UTC date."""
+    return kafka.select(*COLUMNS.names[:-1], F.to_date("timestamp").alias("ingest_date"))

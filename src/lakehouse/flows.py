@@ -1,0 +1,105 @@
+"""THE MAP: every flow in order, source -> transform -> table -> stores. Read this first.
+
+It says what flows where, as data; ``runtime/`` decides how. Tests read it without Spark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+
+from lakehouse.bronze import service_logs as _bronze_logs
+from lakehouse.bronze import system_metrics as _bronze_metrics
+from lakehouse.bronze import user_events as _bronze_events
+from lakehouse.contracts import Contract
+from lakehouse.gold import trending_posts
+from lakehouse.gold.activity_minute import ACTIVITY_MINUTE
+from lakehouse.gold.aggregate import Aggregate
+from lakehouse.gold.host_utilization_minute import HOST_UTILIZATION_MINUTE
+from lakehouse.gold.post_engagement_daily import POST_ENGAGEMENT_DAILY
+from lakehouse.gold.service_health_minute import SERVICE_HEALTH_MINUTE
+from lakehouse.gold.user_activity_daily import USER_ACTIVITY_DAILY
+from lakehouse.runtime import ledger
+from lakehouse.silver import quarantine
+from lakehouse.silver import service_logs as _silver_logs
+from lakehouse.silver import system_metrics as _silver_metrics
+from lakehouse.silver import user_events as _silver_events
+from lakehouse.tables import Table
+
+__all__ = ["FLOWS", "STORES", "TABLES", "Flow", "StoreKey"]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Everything that one topic feeds, in order."""
+
+    topic: str
+    land: Callable[[DataFrame], DataFrame]
+    bronze: Table
+    check: Callable[[DataFrame, Contract], DataFrame]
+    silver: Table
+    gold: tuple[Aggregate, ...]
+    snapshots: tuple[Table, ...] = ()
+
+    @property
+    def gold_tables(self) -> tuple[Table, ...]:
+        """The gold tables that this topic feeds."""
+        return (*(aggregate.table for aggregate in self.gold), *self.snapshots)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table that a batch of this topic writes, in the order of the flow; the ledger comes last."""
+        return (self.bronze, self.silver, quarantine.TABLE, *self.gold_tables, ledger.CHANGES, ledger.LEDGER)
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """A collection, key or index that the lake alone writes, and the table that it mirrors."""
+
+    store: str
+    name: str
+    table: str
+
+
+FLOWS: tuple[Flow, ...] = (
+    Flow(
+        "user-events",
+        _bronze_events.user_events,
+        _bronze_events.TABLE,
+        _silver_events.user_events,
+        _silver_events.TABLE,
+        gold=(ACTIVITY_MINUTE, POST_ENGAGEMENT_DAILY, USER_ACTIVITY_DAILY),
+        snapshots=(trending_posts.TABLE,),
+    ),
+    Flow(
+        "service-logs",
+        _bronze_logs.service_logs,
+        _bronze_logs.TABLE,
+        _silver_logs.service_logs,
+        _silver_logs.TABLE,
+        gold=(SERVICE_HEALTH_MINUTE,),
+    ),
+    Flow(
+        "system-metrics",
+        _bronze_metrics.system_metrics,
+        _bronze_metrics.TABLE,
+        _silver_metrics.system_metrics,
+        _silver_metrics.TABLE,
+        gold=(HOST_UTILIZATION_MINUTE,),
+    ),
+)
+TABLES: dict[str, Table] = {table.name: table for flow in FLOWS for table in flow.tables}
+"""Every table, by name."""
+
+_SERVED_LATEST = tuple(table.name for flow in FLOWS for table in flow.gold_tables)
+STORES: tuple[StoreKey, ...] = (
+    StoreKey("mongodb", "post_engagement", "gold.post_engagement_daily"),
+    StoreKey("mongodb", "user_activity", "gold.user_activity_daily"),
+    *(StoreKey("redis", f"gold:{name.removeprefix('gold.')}:latest", name) for name in _SERVED_LATEST),
+    StoreKey("elasticsearch", "logs-service", "silver.service_logs"),
+    StoreKey("elasticsearch", "metrics-system", "silver.system_metrics"),
+    StoreKey("elasticsearch", "service-health", "gold.service_health_minute"),
+)
+"""The lake's own keys in the stores; each has exactly one writer, the fan-out."""

@@ -1,0 +1,387 @@
+"""Bringing gold up to date from one batch of silver rows, on one machine.
+
+A gold table's rows lie in buckets (an hour of minutes, or a day), one file a bucket: a batch reads nothing but the
+buckets it touches (kept in memory while they are hot), sets the touched rows to their new, absolute values and
+replaces the bucket's file. So every version holds each key once, and writing a batch twice changes nothing. Additive
+measures are folded; distinct counts by asking the index which members are new; whatever can't be folded, and whatever
+is older than the index's horizon, is recomputed for the touched keys from silver.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.gold import trending_posts
+from lakehouse.gold.aggregate import Aggregate, Distinct, Extreme, Mean, Measure, Percentile, Ratio, Sum
+from lakehouse.runtime.seen import SeenIndex
+from lakehouse.sinks.delta import DataFile, DeltaWriter
+from lakehouse.sources.lake import Lake
+
+HOT_BUCKETS = 72
+CACHED_SOURCE_ROWS = 500_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Change:
+    """What a batch did to one gold table: its touched rows as they are now, and the files to swap."""
+
+    rows: pa.Table
+    files: list[tuple[int, pa.Table]]
+    removes: list[tuple[str, int]]
+    members: Any = None
+    owners: dict[int, DataFile] = field(default_factory=dict)
+
+
+class Buckets:
+    """The rows of one gold table by bucket: in memory while hot, else read from the one file that holds them."""
+
+    def __init__(self, aggregate: Aggregate, lake: Lake, writer: DeltaWriter):
+        self.aggregate, self.lake, self.writer = aggregate, lake, writer
+        self.schema = aggregate.table.arrow
+        self.span = timedelta(hours=1) if aggregate.width < timedelta(hours=1) else timedelta(days=1)
+        self.hot: OrderedDict[int, pa.Table] = OrderedDict()
+        self.files: dict[str, tuple[int, int, int]] = {}
+        """path -> (size, first bucket, last bucket)"""
+        actions = pa.table(lake.table(aggregate.name, writer.version).get_add_actions(flatten=True)).to_pylist()
+        for action in actions:
+            low, high = (self._of(action[f"{side}.{aggregate.window}"]) for side in ("min", "max"))
+            self.files[action["path"]] = (action["size_bytes"], low, high)
+
+    def _of(self, window: Any) -> int:
+        if isinstance(window, str):
+            window = datetime.fromisoformat(window)
+        if isinstance(window, date) and not isinstance(window, datetime):
+            window = datetime(window.year, window.month, window.day, tzinfo=UTC)
+        if window.tzinfo is None:
+            window = window.replace(tzinfo=UTC)
+        return int((window - _EPOCH) // self.span)
+
+    def numbers(self, rows: pa.Table) -> pa.Array:
+        """Each row's bucket."""
+        micros = pc.cast(pc.cast(rows.column(self.aggregate.window), pa.timestamp("us", "UTC")), pa.int64())
+        # Integer division truncates towards zero; all times are after 1970.
+        return pc.divide(micros, int(self.span / timedelta(microseconds=1)))
+
+    def rows(self, buckets: set[int]) -> tuple[pa.Table, set[int], list[tuple[str, int]]]:
+        """(rows of the buckets and of all that share a file with them, those buckets, the files they lie in)."""
+        owners = {p: f for p, f in self.files.items() if any(f[1] <= b <= f[2] for b in buckets)}
+        wanted = set(buckets)
+        for _, low, high in owners.values():
+            wanted |= set(range(low, high + 1)) if low != high else {low}
+        cold = [path for path, (_, low, high) in owners.items() if not all(b in self.hot for b in range(low, high + 1))]
+        if cold:
+            loaded = self._read(cold)
+            numbers = self.numbers(loaded)
+            for bucket in pc.unique(numbers).to_pylist():
+                self.hot[bucket] = loaded.filter(pc.equal(numbers, bucket))
+        tables = [self.hot[bucket] for bucket in sorted(wanted) if bucket in self.hot]
+        merged = pa.concat_tables(tables) if tables else self.schema.empty_table()
+        return merged, wanted, [(path, size) for path, (size, _, _) in owners.items()]
+
+    def _read(self, paths: list[str]) -> pa.Table:
+        table = self.lake.table(self.aggregate.name, self.writer.version)
+        whole = table.to_pyarrow_dataset()
+        wanted = set(paths)
+        parts = [f.to_table(schema=whole.schema) for f in whole.get_fragments() if f.path.rsplit("/", 1)[-1] in wanted]
+        return pa.concat_tables(parts).select(self.schema.names).cast(self.schema)
+
+    def put(self, new: dict[int, tuple[pa.Table, DataFile]], removed: list[tuple[str, int]]) -> None:
+        """After a commit: the buckets' rows and files as they are now."""
+        for path, _ in removed:
+            self.files.pop(path, None)
+        for bucket, (rows, file) in new.items():
+            self.files[file.path] = (file.size, bucket, bucket)
+            self.hot[bucket] = rows
+            self.hot.move_to_end(bucket)
+        while len(self.hot) > HOT_BUCKETS:
+            self.hot.popitem(last=False)
+
+
+def _quoted(aggregate: Aggregate) -> list[str]:
+    return [f'"{name}"' for name in aggregate.keys]
+
+
+class GoldFold:
+    """One gold table's incremental twin of its declaration."""
+
+    def __init__(self, aggregate: Aggregate, lake: Lake, writer: DeltaWriter, index: SeenIndex, horizon: timedelta):
+        self.aggregate, self.lake, self.writer, self.index, self.horizon = aggregate, lake, writer, index, horizon
+        self.buckets = Buckets(aggregate, lake, writer)
+        self.connection = duckdb.connect()
+        self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
+        self._cached: OrderedDict[datetime, pa.Table] = OrderedDict()
+
+    def fold(self, rows: pa.Table, arrival: datetime, silver_version: int) -> Change | None:
+        """Silver rows accepted by a batch -> what changes; None where the batch touches no key.
+
+        ``arrival`` is the batch's newest Kafka append time, ``silver_version`` silver before the batch.
+        """
+        a, c = self.aggregate, self.connection
+        c.register("rows", rows.select(a.inputs))
+        keys = ", ".join(f"{expression} as {name}" for name, (_, expression) in a.keys.items())
+        c.execute(f"create or replace temp table keyed as select {keys}, * from rows where {a.where}")
+        if not c.execute("select count(*) from keyed").fetchall()[0][0]:
+            return None
+        oldest = arrival - self.horizon
+        cold = f"{a.window} < timestamptz '{oldest.isoformat()}'" if a.folds else "true"
+        parts = []
+        members = None
+        before, wanted, removes = self.buckets.rows(self._touched())
+        c.register("before", before)
+        if a.folds:
+            delta, members = self._delta(f"not ({cold})")
+            c.register("delta", delta)
+            parts.append(c.execute(self._merged()).to_arrow_table())
+        touched = c.execute(f"select distinct {', '.join(a.keys)} from keyed where {cold}").to_arrow_table()
+        if touched.num_rows:
+            parts.append(self._recomputed(touched, silver_version))
+        schema = a.table.arrow
+        changed = pa.concat_tables([part.select(schema.names).cast(schema) for part in parts])
+        c.register("changed", changed)
+        on = " and ".join(f"changed.{key} is not distinct from before.{key}" for key in _quoted(a))
+        after = (
+            c.execute(
+                f"select * from (select before.* from before where not exists (select 1 from changed where {on}) "
+                f"union all by name select * from changed) order by {', '.join(_quoted(a))}"
+            )
+            .to_arrow_table()
+            .select(schema.names)
+            .cast(schema)
+        )
+        numbers = self.buckets.numbers(after)
+        files = [(b, after.filter(pc.equal(numbers, b))) for b in pc.unique(numbers).to_pylist()]
+        return Change(changed, files, removes, members)
+
+    def stage(self, change: Change) -> list[DataFile]:
+        """Write the change's files; not yet part of the table."""
+        change.owners = {bucket: self.writer.stage(rows) for bucket, rows in change.files}
+        return list(change.owners.values())
+
+    def done(self, change: Change) -> None:
+        """After the batch's commit."""
+        self.buckets.put({b: (rows, change.owners[b]) for b, rows in change.files}, change.removes)
+
+    def _touched(self) -> set[int]:
+        rows = self.connection.execute(f"select distinct {self.aggregate.window} from keyed").to_arrow_table()
+        return set(self.buckets.numbers(rows).to_pylist())
+
+    def _delta(self, where: str) -> tuple[pa.Table, Any]:
+        """The batch alone, aggregated; distinct measures count only members never seen under their key."""
+        a, c = self.aggregate, self.connection
+        keys = list(a.keys)
+        c.execute(f"create or replace temp table fresh as select * from keyed where {where}")
+        totals = ", ".join(
+            f"{m.total('duckdb')} as {m.name}" for m in a.measures if isinstance(m, Sum | Extreme | Mean)
+        )
+        c.execute(
+            f"create or replace temp table delta_base as select {', '.join(f'fresh.{k}' for k in keys)}"
+            f"{', ' + totals if totals else ''} from fresh group by all"
+        )
+        columns, joins, members = ["delta_base.*"], "", []
+        for measure in (m for m in a.measures if isinstance(m, Distinct)):
+            found = members_of(c, a, measure, "fresh")
+            digests = digest_array(found.column("digest"))
+            new = self.index.times(digests) < 0
+            members.append(digests[new])
+            c.register(f"new_{measure.name}", found.filter(pa.array(new)).drop_columns(["digest"]))
+            on = " and ".join(f"delta_base.{k} is not distinct from n_{measure.name}.{k}" for k in keys)
+            joins += (
+                f" left join (select {', '.join(keys)}, count(*) as n from new_{measure.name} group by all) "
+                f"as n_{measure.name} on {on}"
+            )
+            columns.append(f"coalesce(n_{measure.name}.n, 0) as {measure.name}")
+        delta = c.execute(f"select {', '.join(columns)} from delta_base{joins}").to_arrow_table()
+        return delta, (np.concatenate(members) if members else None)
+
+    def _merged(self) -> str:
+        a = self.aggregate
+        on = " and ".join(f"delta.{key} is not distinct from before.{key}" for key in _quoted(a))
+        out = ", ".join([f"delta.{key}" for key in _quoted(a)] + [f"{_fold(m)} as {m.name}" for m in a.measures])
+        return f"select {out} from delta left join before on {on}"
+
+    def _recomputed(self, touched: pa.Table, silver_version: int) -> pa.Table:
+        """The touched keys from all their silver rows: those before the batch, and the batch's own."""
+        a, c = self.aggregate, self.connection
+        windows = pc.unique(pc.cast(touched.column(a.window), pa.timestamp("us", "UTC"))).to_pylist()
+        self._load([w for w in windows if w not in self._cached], silver_version)
+        keys = ", ".join(a.keys)
+        c.register("touched", touched)
+        window = a.keys[a.window][1]
+        own = c.execute(
+            f"select {window} as __window, {', '.join(a.inputs)} from rows "
+            f"where {a.where} and {window} in (select {a.window} from touched)"
+        ).to_arrow_table()
+        numbers = pc.cast(own.column("__window"), pa.timestamp("us", "UTC"))
+        own = own.drop_columns(["__window"])
+        for at in windows:
+            part = own.filter(pc.equal(numbers, pa.scalar(at, pa.timestamp("us", "UTC"))))
+            self._cached[at] = pa.concat_tables([self._cached[at], part.cast(self._cached[at].schema)])
+            self._cached.move_to_end(at)
+        c.register("source", pa.concat_tables([self._cached[at] for at in windows]))
+        result = c.execute(
+            f"select * from ({a.sql('source', 'duckdb')}) as whole where exists (select 1 from touched where "
+            + " and ".join(f"touched.{key} is not distinct from whole.{key}" for key in _quoted(a))
+            + f") order by {keys}"
+        ).to_arrow_table()
+        self._evict()
+        return result
+
+    def _load(self, windows: list[datetime], version: int) -> None:
+        """Silver's rows of whole windows into the cache, one scan for all."""
+        if not windows:
+            return
+        a = self.aggregate
+        data = self.lake.dataset(a.source, version)
+        kind = data.schema.field(a.source_time).type
+        condition: Any = None
+        for low, high in _ranges(sorted(windows), a.width):
+            here = (pc.field(a.source_time) >= pa.scalar(low, kind)) & (pc.field(a.source_time) < pa.scalar(high, kind))
+            condition = here if condition is None else condition | here
+        found = data.to_table(columns=list(a.inputs), filter=condition)
+        schema = pa.schema([self._input_field(name) for name in a.inputs])
+        found = found.cast(schema)
+        unit = int(a.width / timedelta(microseconds=1))
+        numbers = pc.divide(pc.cast(pc.cast(found.column(a.source_time), pa.timestamp("us", "UTC")), pa.int64()), unit)
+        for window in windows:
+            self._cached[window] = found.filter(pc.equal(numbers, int((window - _EPOCH) // a.width)))
+
+    def _input_field(self, name: str) -> pa.Field:
+        from lakehouse.flows import TABLES
+
+        return TABLES[self.aggregate.source].arrow.field(name)
+
+    def _evict(self) -> None:
+        while len(self._cached) > 1 and sum(t.num_rows for t in self._cached.values()) > CACHED_SOURCE_ROWS:
+            self._cached.popitem(last=False)
+
+
+def _ranges(windows: list[datetime], width: timedelta) -> list[tuple[datetime, datetime]]:
+    ranges: list[tuple[datetime, datetime]] = []
+    for window in windows:
+        if ranges and ranges[-1][1] == window:
+            ranges[-1] = (ranges[-1][0], window + width)
+        else:
+            ranges.append((window, window + width))
+    return ranges
+
+
+def _fold(measure: Measure) -> str:
+    """The measure's new value from ``before`` and ``delta``."""
+    name = measure.name
+    match measure:
+        case Sum() | Distinct():
+            return f"coalesce(before.{name}, 0) + delta.{name}"
+        case Extreme():
+            return f"{'least' if measure.function == 'min' else 'greatest'}(before.{name}, delta.{name})"
+        case Mean():
+            weight = measure.weight
+            return (
+                f"(coalesce(before.{name} * before.{weight}, 0) + delta.{name} * delta.{weight}) "
+                f"/ (coalesce(before.{weight}, 0) + delta.{weight})"
+            )
+        case Ratio():
+            top, bottom = (f"(coalesce(before.{x}, 0) + delta.{x})" for x in (measure.top, measure.bottom))
+            return f"cast({top} as double) / nullif({bottom}, 0)"
+        case Percentile():
+            raise ValueError(f"{name}: a percentile does not fold")
+
+
+def members_of(
+    connection: duckdb.DuckDBPyConnection, aggregate: Aggregate, measure: Distinct, relation: str
+) -> pa.Table:
+    """Distinct (keys, member) of a keyed relation with the 128-bit digest that names each in the index.
+
+    The digest is SHA-256 (FIPS 180-4) cut to 16 bytes of table, measure, window, and length-prefixed strings.
+    """
+    window, *others = aggregate.keys
+    text = " || ".join(
+        [f"'{aggregate.name}/{measure.name}/'", f"epoch_us(cast({window} as timestamp))"]
+        + [f"'/' || coalesce(length({k}) || ':' || {k}, '')" for k in others]
+        + [f"'/' || {measure.expression}"]
+    )
+    return connection.execute(
+        f"select {', '.join(aggregate.keys)}, unhex(left(sha256({text}), 32)) as digest from "
+        f"(select distinct {', '.join(aggregate.keys)}, {measure.expression} from {relation} "
+        f"where {measure.expression} is not null) as members"
+    ).to_arrow_table()
+
+
+def digest_array(column: pa.ChunkedArray) -> Any:
+    """A binary column of 16-byte digests as an array (n, 2) of uint64."""
+    fixed = pc.cast(column, pa.binary(16)).combine_chunks()
+    if isinstance(fixed, pa.ChunkedArray):
+        fixed = pa.concat_arrays(fixed.chunks) if fixed.num_chunks else pa.array([], pa.binary(16))
+    if not len(fixed):
+        return np.empty((0, 2), dtype=np.uint64)
+    data = np.frombuffer(fixed.buffers()[1], dtype="<u8", count=len(fixed) * 2, offset=fixed.offset * 16)
+    return data.reshape(-1, 2)
+
+
+class TrendingFold:
+    """gold.trending_posts beside the stream: weights per (minute, post) of the last hour, decayed at each snapshot."""
+
+    def __init__(self, lake: Lake, writer: DeltaWriter, silver_version: int):
+        self.writer = writer
+        self.connection = duckdb.connect()
+        self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
+        self.connection.execute("create table weights (minute timestamptz, post_id string, weight double)")
+        self.as_of: datetime | None = None
+        self.files = [
+            (action["path"], action["size_bytes"])
+            for action in pa.table(lake.table(trending_posts.TABLE.name, writer.version).get_add_actions()).to_pylist()
+        ]
+        silver = lake.dataset("silver.user_events", silver_version)
+        self.connection.register("silver", silver)
+        newest = self.connection.execute("select date_trunc('minute', max(timestamp)) from silver").fetchall()[0][0]
+        if newest is not None:
+            self.as_of = newest
+            low = pa.scalar(newest - trending_posts.WINDOW, pa.timestamp("us", "UTC"))
+            self._add(silver.to_table(columns=list(trending_posts.SOURCE_COLUMNS), filter=pc.field("occurred_at") >= low))
+        self.connection.unregister("silver")
+
+    def _add(self, rows: pa.Table) -> None:
+        weight = trending_posts.weight_sql()
+        half = trending_posts.HALF_LIFE.total_seconds()
+        self.connection.register("rows", rows)
+        self.connection.execute(
+            f"""insert into weights
+                select date_trunc('minute', occurred_at) as minute, post_id,
+                       sum({weight} * power(2.0, (epoch_us(occurred_at) - epoch_us(date_trunc('minute', occurred_at)))
+                           / 1e6 / {half}))
+                from rows where post_id is not null and {weight} is not null group by all"""
+        )
+        self.connection.unregister("rows")
+
+    def fold(self, rows: pa.Table, arrival: datetime) -> pa.Table:
+        """Accepted rows and the batch's newest append time -> the whole snapshot."""
+        as_of = arrival.replace(second=0, microsecond=0)
+        self.as_of = max(self.as_of, as_of) if self.as_of else as_of
+        self._add(rows.select(trending_posts.SOURCE_COLUMNS))
+        oldest = self.as_of - trending_posts.WINDOW
+        # The table is rewritten, not deleted from: DuckDB keeps the space of deleted rows of a table in memory.
+        self.connection.execute(
+            "create or replace table weights as select minute, post_id, sum(weight) as weight from weights "
+            "where minute >= ? group by all",
+            [oldest],
+        )
+        half = trending_posts.HALF_LIFE.total_seconds()
+        found = self.connection.execute(
+            f"""select cast(? as timestamptz) as as_of,
+                       cast(row_number() over (order by score desc, post_id) as int) as rank, post_id, score
+                from (select post_id, sum(weight * power(2.0, (epoch_us(minute) - epoch_us(cast(? as timestamptz)))
+                                / 1e6 / {half})) as score
+                      from weights where minute < ? group by post_id) as scored
+                order by rank limit {trending_posts.TOP}""",
+            [self.as_of, self.as_of, self.as_of],
+        ).to_arrow_table()
+        schema = trending_posts.TABLE.arrow
+        return found.select(schema.names).cast(schema)

@@ -1,0 +1,187 @@
+"""Putting everything back to the last cut before a stream starts, whatever happened to the one before.
+
+The ledger is the authority: it names, per topic, the end of every partition and the version of every table. A batch
+that died half way left rows or files beyond that; they are taken back here, and the records are read from Kafka
+again. Nothing depends on Spark's checkpoint, on Delta's transaction tokens or on commit messages, so OPTIMIZE, RESTORE
+and log clean-up between crash and restart change nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from delta.tables import DeltaTable
+from pyspark.sql import SparkSession
+
+from lakehouse.contracts import Contract
+from lakehouse.flows import FLOWS, TABLES, Flow
+from lakehouse.gold.aggregate import Distinct
+from lakehouse.runtime.fold import digest_array, members_of
+from lakehouse.runtime.fused import REPLAY_HEADER, Progress, identity_digest
+from lakehouse.runtime.ledger import CHANGES, LEDGER
+from lakehouse.runtime.seen import SeenIndex
+from lakehouse.silver import quarantine
+from lakehouse.sinks.delta import DeltaWriter, Storage
+from lakehouse.sources.lake import Cut, Lake
+
+CHUNK = 500_000
+
+
+class RecoveryError(Exception):
+    """The tables contradict the ledger in a way that a restart must not paper over."""
+
+
+def create_tables(storage: Storage, lake: Lake) -> dict[str, DeltaWriter]:
+    """A writer for every table, which is created where it is missing."""
+    writers = {}
+    for name, table in TABLES.items():
+        uri = lake.settings.table_uri(name)
+        if not storage.exists(f"{uri}/_delta_log"):
+            DeltaWriter.create(storage, table, uri)
+        writers[name] = DeltaWriter(storage, table, uri, lake.table(name).version())
+    return writers
+
+
+def roll_back(spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter]) -> dict[str, Progress]:
+    """Undo what lies beyond each topic's last cut; the progress of every topic.
+
+    Raises:
+        RecoveryError: a shared table lacks rows that the ledger proves.
+    """
+    cuts = lake.cuts()
+    progress = {}
+    for flow in FLOWS:
+        cut = cuts.get(flow.topic)
+        for table in (flow.bronze, flow.silver, *flow.gold_tables):
+            _restore(spark, lake, writers[table.name], cut.versions.get(table.name, 0) if cut else 0)
+        progress[flow.topic] = Progress(cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {})
+    for topic in progress:
+        _delete_beyond(spark, lake, writers[quarantine.TABLE.name], _beyond_offsets(topic, cuts.get(topic)))
+        _delete_beyond(spark, lake, writers[CHANGES.name], f"topic = '{topic}' and seq > {progress[topic].seq}")
+    _check_quarantine(lake)
+    return progress
+
+
+def _restore(spark: SparkSession, lake: Lake, writer: DeltaWriter, version: int) -> None:
+    """Take back every change of data since a version; moves of rows between files (OPTIMIZE) stay."""
+    if writer.version <= version:
+        return
+    changed = any(
+        action[kind].get("dataChange", True)
+        for v in range(version + 1, writer.version + 1)
+        for action in writer.actions(v)
+        for kind in ("add", "remove")
+        if kind in action
+    )
+    if changed:
+        spark.sql(f"restore table delta.`{writer.uri}` to version as of {version}")
+        writer.version = lake.table(writer.table.name).version()
+
+
+def _beyond_offsets(topic: str, cut: Cut | None) -> str:
+    ends = cut.ends if cut else {}
+    known = ", ".join(map(str, ends)) or "-1"
+    # Backticks for Spark; DuckDB, to which offset is a word of its own, gets quotation marks below.
+    inside = " or ".join(
+        [f"(partition = {p} and `offset` >= {end})" for p, end in ends.items()] + [f"partition not in ({known})"]
+    )
+    return f"topic = '{topic}' and ({inside})"
+
+
+def _delete_beyond(spark: SparkSession, lake: Lake, writer: DeltaWriter, condition: str) -> None:
+    layer, _, name = writer.table.name.partition(".")
+    quoted = condition.replace("`", '"')
+    found = lake.connect(writer.table.name).execute(f"select count(*) from {layer}.{name} where {quoted}").fetchall()
+    if found[0][0]:
+        DeltaTable.forPath(spark, writer.uri).delete(condition)
+        writer.version = lake.table(writer.table.name).version()
+
+
+def _check_quarantine(lake: Lake) -> None:
+    short = lake.query(
+        f"select l.topic, l.n, coalesce(q.n, 0) from (select topic, sum(quarantined) as n from {LEDGER.name} group by topic) l "
+        f"left join (select topic, count(*) as n from {quarantine.TABLE.name} group by topic) q using (topic) "
+        "where l.n <> coalesce(q.n, 0)"
+    ).fetchall()
+    for topic, proven, there in short:
+        raise RecoveryError(
+            f"{quarantine.TABLE.name} holds {there} records of {topic}, the ledger proves {proven}; "
+            f"`lakehouse rebuild {quarantine.TABLE.name}` fills it from bronze"
+        )
+
+
+def fill_index(index: SeenIndex, flow: Flow, contract: Contract, lake: Lake, progress: Progress, horizon: timedelta) -> int:
+    """Bring the index to the cut from silver: the tail since its last flush, or all of the horizon; keys added."""
+    at = index.position
+    if not at or at["seq"] > progress.seq:
+        index.clear()
+        at = {"seq": 0, "ends": {}}
+    before = len(index)
+    if at["seq"] < progress.seq:
+        version = progress.versions[flow.silver.name]
+        silver = lake.dataset(flow.silver.name, version)
+        condition: Any = None
+        ends = {int(p): end for p, end in at["ends"].items()}
+        for partition, end in progress.ends.items():
+            start = ends.get(partition, 0)
+            here = (pc.field("partition") == partition) & (pc.field("offset") >= start) & (pc.field("offset") < end)
+            condition = here if condition is None else condition | here
+        if not ends:  # all of it: only what the horizon (and a day of events from the future) can still ask for
+            newest = lake.query(f"select max(last_at) from {LEDGER.name} where topic = ?", [flow.topic]).fetchall()[0][0]
+            oldest = pa.scalar(newest - horizon - timedelta(days=1), pa.timestamp("us", "UTC"))
+            condition = condition & (pc.field("timestamp") >= oldest)
+        identity = "record_id" if contract.samples else "event_id"
+        names = {identity, "topic", "partition", "offset", "timestamp"} | {n for a in flow.gold for n in a.inputs}
+        pending: list[pa.RecordBatch] = []
+        for batch in silver.to_batches(columns=sorted(names), filter=condition, batch_size=CHUNK):
+            pending.append(batch)
+            if sum(b.num_rows for b in pending) >= CHUNK:
+                _add(index, flow, identity, pa.Table.from_batches(pending))
+                pending = []
+        if pending:
+            _add(index, flow, identity, pa.Table.from_batches(pending))
+        _add_replays(index, flow, lake, progress)
+        index.flush({"seq": progress.seq, "ends": progress.ends}, 0)
+    return len(index) - before
+
+
+def _add(index: SeenIndex, flow: Flow, identity: str, rows: pa.Table) -> None:
+    if not rows.num_rows:
+        return
+    times = pc.cast(pc.cast(rows.column("timestamp"), pa.timestamp("us", "UTC")), pa.int64()).to_numpy()
+    digests = [identity_digest(flow.topic, name) for name in rows.column(identity).to_pylist()]
+    index.add(index.keys(digests), times)
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    connection.register("rows", rows)
+    for aggregate in flow.gold:
+        if not aggregate.folds:
+            continue
+        keys = ", ".join(f"{expression} as {name}" for name, (_, expression) in aggregate.keys.items())
+        connection.execute(f"create or replace temp table keyed as select {keys}, * from rows where {aggregate.where}")
+        for measure in aggregate.measures:
+            if isinstance(measure, Distinct):
+                found = digest_array(members_of(connection, aggregate, measure, "keyed").column("digest"))
+                index.add(found, np.full(len(found), int(times.max())))
+
+
+def _add_replays(index: SeenIndex, flow: Flow, lake: Lake, progress: Progress) -> None:
+    """The originals that accepted replays stand for; only bronze holds the header that names them."""
+    layer, _, name = flow.bronze.name.partition(".")
+    connection = lake.connect(flow.bronze.name, flow.silver.name, versions=progress.versions)
+    found = connection.execute(
+        f"select epoch_us(b.timestamp), h.value from (select partition, \"offset\", timestamp, unnest(headers) as h "
+        f"from {layer}.{name} where headers is not null) b "
+        f"where h.key = '{REPLAY_HEADER}' and exists (select 1 from {flow.silver.name} s "
+        f"where s.partition = b.partition and s.\"offset\" = b.\"offset\")"
+    ).fetchall()
+    if found:
+        digests = [
+            identity_digest(flow.topic, f"{REPLAY_HEADER}\x1f{(value or b'').decode(errors='replace')}") for _, value in found
+        ]
+        index.add(index.keys(digests), np.array([at for at, _ in found], dtype=np.int64))

@@ -1,0 +1,144 @@
+"""The long-running stream: one query a topic, the fan-out to stores, compaction beside them, and a watchdog."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from lakehouse.contracts import contracts
+from lakehouse.flows import FLOWS, Flow
+from lakehouse.runtime.fused import FusedPass, Progress
+from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
+from lakehouse.runtime.seen import SeenIndex
+from lakehouse.settings import Settings
+from lakehouse.sinks.delta import DeltaWriter, Storage
+from lakehouse.sources.lake import Lake
+from lakehouse.sources.topics import create_topics
+
+log = logging.getLogger("lakehouse.stream")
+
+
+class StreamFailed(Exception):
+    """The stream ended on an error; the message is the cause."""
+
+
+def next_generation(storage: Storage, settings: Settings, query: str) -> str:
+    """A fresh checkpoint folder ``<root>/_checkpoints/<query>/g<n>``; older generations of the query are deleted.
+
+    The ledger says where a topic goes on, so a checkpoint serves one run only.
+    """
+    base = f"{settings.root}/_checkpoints/{query}"
+    generation = int(storage.read(f"{base}/generation") or b"0") + 1
+    storage.delete(f"{base}/g{generation - 1}")
+    storage.delete(f"{base}/generation")
+    storage.put_new(str(generation).encode(), f"{base}/generation")
+    return f"{base}/g{generation}"
+
+
+class Stream:
+    """All queries of one process. ``start`` recovers and starts; ``watch`` returns when asked to stop, or raises."""
+
+    def __init__(self, spark: SparkSession, settings: Settings):
+        self.spark, self.settings = spark, settings
+        self.lake = Lake(settings)
+        self.storage = Storage(spark, settings.home / "tmp")
+        self.queries: list[StreamingQuery] = []
+        self.passes: dict[str, FusedPass] = {}
+        self.writers: dict[str, DeltaWriter] = {}
+        self.stopping = threading.Event()
+
+    def start(self, until_drained: bool = False) -> None:
+        """Create what is missing, go back to the last cut, and start every query.
+
+        ``until_drained``: stop by themselves once everything that is in Kafka now is in the tables.
+        """
+        create_topics(self.settings)
+        self.writers = create_tables(self.storage, self.lake)
+        progress = roll_back(self.spark, self.lake, self.writers)
+        for flow in FLOWS:
+            self.queries.append(self._start_topic(flow, progress[flow.topic], until_drained))
+
+    def _start_topic(self, flow: Flow, progress: Progress, until_drained: bool) -> StreamingQuery:
+        settings, contract = self.settings, contracts()[flow.topic]
+        horizon = max(contract.duplicate_horizon, settings.stream.duplicate_horizon)
+        index = SeenIndex(settings.home / "index" / flow.topic)
+        added = fill_index(index, flow, contract, self.lake, progress, horizon)
+        log.info("%s: at batch %d, offsets %s, index %d keys (%d from silver)", flow.topic, progress.seq, progress.ends, len(index), added)
+        self.passes[flow.topic] = FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
+        source = (
+            self.spark.readStream.format("kafka")
+            .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
+            .option("subscribe", flow.topic)
+            .option("startingOffsets", self._starting(flow.topic, progress))
+            .option("failOnDataLoss", "true")
+            .option("includeHeaders", "true")
+            .option("maxOffsetsPerTrigger", str(settings.stream.max_records_per_batch))
+            .option("kafka.isolation.level", "read_committed")
+            .option("kafka.fetch.max.wait.ms", "20")
+            .option("kafka.max.poll.records", "20000")
+            .option("kafka.max.partition.fetch.bytes", str(16 << 20))
+            .option("fetchOffset.retryIntervalMs", "10")
+            .load()
+        )
+        writer = (
+            source.writeStream.queryName(flow.topic)
+            .option("checkpointLocation", next_generation(self.storage, settings, flow.topic))
+            .foreachBatch(self.passes[flow.topic])
+        )
+        if until_drained:
+            return writer.trigger(availableNow=True).start()
+        return writer.trigger(processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds").start()
+
+    def _starting(self, topic: str, progress: Progress) -> str:
+        """Kafka's start as Spark wants it: every partition, -2 where it has not been read yet."""
+        from confluent_kafka.admin import AdminClient
+
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers})
+        partitions = admin.list_topics(topic, timeout=30).topics[topic].partitions
+        return json.dumps({topic: {str(p): progress.ends.get(p, -2) for p in partitions}})
+
+    def watch(self, poll: float = 0.5) -> None:
+        """Wait until :meth:`stop`, or until drained queries end.
+
+        Raises:
+            StreamFailed: a query died, or made no progress for ``stream.stall_after`` while records wait.
+        """
+        active = {query.name: time.monotonic() for query in self.queries}
+        batches: dict[str, Any] = {}
+        while not self.stopping.wait(poll):
+            for query in self.queries:
+                if not query.isActive:
+                    error = query.exception()
+                    if error is not None:
+                        raise StreamFailed(f"{query.name}: {_cause(error)}")
+                    active.pop(query.name, None)
+                    continue
+                latest = query.lastProgress
+                now = (latest or {}).get("batchId"), query.status["isTriggerActive"]
+                # A query that waits for data is well; one whose trigger runs without end is not.
+                if not now[1] or batches.get(query.name) != now:
+                    active[query.name] = time.monotonic()
+                batches[query.name] = now
+                if time.monotonic() - active[query.name] > self.settings.stream.stall_after.total_seconds():
+                    raise StreamFailed(f"{query.name}: no progress for {self.settings.stream.stall_after}; see its log")
+            if not active:
+                return
+
+    def stop(self) -> None:
+        """Ask :meth:`watch` to return and end every query after its current batch."""
+        self.stopping.set()
+        for query in self.queries:
+            if query.isActive:
+                query.stop()
+
+
+def _cause(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[0] if lines else "?")[:500]

@@ -1,0 +1,71 @@
+"""The Spark session of the stream, the jobs and the tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from lakehouse.settings import PROJECT, Settings
+
+# What was measured on two cores, and why each setting is here: docs/decisions/0003-small-batches.md.
+_TUNED = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.scheduler.mode": "FAIR",
+    "spark.locality.wait": "0s",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+    "spark.cleaner.periodicGC.interval": "60min",
+    "spark.sql.ui.retainedExecutions": "1",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.databricks.delta.history.metricsEnabled": "false",
+    "spark.databricks.delta.writeChecksumFile.enabled": "false",
+    "spark.sql.streaming.minBatchesToRetain": "20",
+    "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+    "spark.sql.streaming.pollingDelay": "5ms",
+    "spark.sql.streaming.metricsEnabled": "false",
+    "spark.sql.streaming.kafka.useDeprecatedOffsetFetching": "false",
+    "spark.sql.streaming.numRecentProgressUpdates": "100",
+    # The NameNode hears of a finished block a moment after the client asks; the stock first wait is 400 ms.
+    "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "2",
+    "spark.hadoop.dfs.client.block.write.locateFollowingBlock.retries": "12",
+    "spark.hadoop.dfs.client.use.datanode.hostname": "true",
+    "spark.hadoop.fs.defaultFS": "",
+}
+
+
+def jars(settings: Settings) -> list[Path]:
+    """The connectors' jars that `make setup` fetched."""
+    return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
+
+
+def spark_session(settings: Settings, app: str) -> SparkSession:
+    """The session of this process, made if there is none; under spark-submit its own settings win."""
+    submitted = "SPARK_ENV_LOADED" in os.environ
+    builder = SparkSession.builder.appName(app)
+    options = dict(_TUNED)
+    options["spark.hadoop.fs.defaultFS"] = settings.hdfs.uri
+    options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(settings.spark.shuffle_partitions)
+    if not submitted:
+        options |= {
+            "spark.master": settings.spark.master,
+            "spark.driver.memory": settings.spark.driver_memory,
+            "spark.jars": ",".join(map(str, jars(settings))),
+            "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
+            "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
+        }
+        if settings.spark.master.startswith("local"):
+            options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()

@@ -1,0 +1,263 @@
+"""Appending to and replacing files of Delta tables from the driver, in milliseconds.
+
+Spark's own writer costs a job and 50-400 ms a commit (docs/decisions/0003); beside a stream of small batches that is
+nearly all of the time. This writes the same thing, a Parquet file and one JSON action list (Delta transaction log
+protocol, reader version 1, writer version 2), with the Hadoop client of the Spark session. Spark, delta-rs and DuckDB
+read the tables as any other; batches too large for the driver go through Spark (``runtime/separate.py``).
+
+Guarantee: a commit is atomic and appears once or not at all (exclusive rename, as in Delta's HDFSLogStore). Writing
+the same batch twice appends it twice: ``runtime/recovery.py`` puts tables back to the ledger's cut before a batch is
+repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+
+from lakehouse.tables import Table
+
+ENGINE = "lakehouse"
+CONFIGURATION = {
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": "interval 1 days",
+    "delta.checkpointInterval": "1000000",  # maintenance checkpoints beside the stream, never a commit in passing
+}
+
+
+class CommitConflict(Exception):
+    """Another writer changed what this commit builds on; read the table again and repeat."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file that lies in the table's folder, not yet (or already) part of the table."""
+
+    path: str
+    size: int
+    rows: int
+    stats: dict[str, Any]
+
+    def add(self, now_ms: int, data_change: bool = True) -> dict[str, Any]:
+        """The action that makes it part of the table; ``data_change`` is False where rows only move between files."""
+        return {
+            "add": {
+                "path": self.path,
+                "partitionValues": {},
+                "size": self.size,
+                "modificationTime": now_ms,
+                "dataChange": data_change,
+                "stats": json.dumps(self.stats),
+            }
+        }
+
+
+def remove(path: str, size: int, now_ms: int, data_change: bool = True) -> dict[str, Any]:
+    """The action that takes a file out of the table; the file stays until its time travel ends."""
+    return {
+        "remove": {
+            "path": path,
+            "deletionTimestamp": now_ms,
+            "dataChange": data_change,
+            "extendedFileMetadata": True,
+            "partitionValues": {},
+            "size": size,
+        }
+    }
+
+
+def _stat(value: Any, up: bool) -> Any:
+    if isinstance(value, datetime):
+        # The protocol's statistics hold milliseconds; bounds are widened to them.
+        whole = value.replace(microsecond=value.microsecond // 1000 * 1000)
+        if up and whole != value:
+            whole += timedelta(milliseconds=1)
+        return whole.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def statistics(rows: pa.Table, names: Iterable[str]) -> dict[str, Any]:
+    """File statistics of the protocol: row count, and bounds and null counts of the named columns."""
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    for name in names:
+        column = rows.column(name)
+        bounds = pc.min_max(column)
+        nulls[name] = column.null_count
+        if bounds["min"].is_valid:
+            low[name], high[name] = _stat(bounds["min"].as_py(), False), _stat(bounds["max"].as_py(), True)
+    return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
+
+
+class Storage:
+    """The lake's file system, through the Hadoop client inside Spark's JVM; safe to use from several threads."""
+
+    def __init__(self, spark: SparkSession, scratch: Path):
+        context = spark.sparkContext
+        self._jvm: Any = context._jvm
+        self._conf: Any = context._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        self._gateway: Any = context._gateway
+        self.scratch = scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, uri: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(uri)
+
+    def put(self, local: Path, uri: str) -> None:
+        """Move a local file to the lake."""
+        path = self._path(uri)
+        source = self._path(f"file://{local}")
+        path.getFileSystem(self._conf).copyFromLocalFile(True, True, source, path)
+
+    def put_new(self, data: bytes, uri: str) -> bool:
+        """Write bytes under a name that nobody has: False where the name is taken, atomic for readers."""
+        path = self._path(uri)
+        files = path.getFileSystem(self._conf)
+        draft = self._path(f"{path.getParent()}/.{path.getName()}.{uuid.uuid4().hex}.tmp")
+        out = files.create(draft, True)
+        try:
+            out.write(data)
+        finally:
+            out.close()
+        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(path.toUri(), self._conf)
+        exclusive = self._gateway.new_array(self._jvm.org.apache.hadoop.fs.Options.Rename, 0)
+        try:
+            context.rename(draft, path, exclusive)
+        except Exception as error:
+            files.delete(draft, False)
+            if "FileAlreadyExistsException" in str(error):
+                return False
+            raise
+        return True
+
+    def read(self, uri: str) -> bytes | None:
+        """The bytes of a small file, or None where there is none."""
+        path = self._path(uri)
+        files = path.getFileSystem(self._conf)
+        if not files.exists(path):
+            return None
+        stream = files.open(path)
+        try:
+            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream))
+        finally:
+            stream.close()
+
+    def exists(self, uri: str) -> bool:
+        """Whether a file or folder is there."""
+        path = self._path(uri)
+        return bool(path.getFileSystem(self._conf).exists(path))
+
+    def delete(self, uri: str) -> None:
+        """Delete a file or a whole folder."""
+        path = self._path(uri)
+        path.getFileSystem(self._conf).delete(path, True)
+
+
+class DeltaWriter:
+    """One table's writer, shared by the threads of a process.
+
+    Others may commit beside it (OPTIMIZE, DELETE by Spark); it finds the next free version.
+    """
+
+    def __init__(self, storage: Storage, table: Table, uri: str, version: int):
+        self.storage, self.table, self.uri, self.version = storage, table, uri, version
+        self._lock = Lock()
+
+    @staticmethod
+    def create(storage: Storage, table: Table, uri: str) -> bool:
+        """Create the table if it is not there: True if this call made it."""
+        now = int(time.time() * 1000)
+        actions = [
+            {"commitInfo": {"timestamp": now, "operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": ENGINE}},
+            {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
+            {
+                "metaData": {
+                    "id": str(uuid.uuid4()),
+                    "name": table.name,
+                    "format": {"provider": "parquet", "options": {}},
+                    "schemaString": table.schema.json(),
+                    "partitionColumns": [],
+                    "configuration": CONFIGURATION,
+                    "createdTime": now,
+                }
+            },
+        ]
+        return storage.put_new(_lines(actions), f"{uri}/_delta_log/{0:020d}.json")
+
+    def stage(self, rows: pa.Table) -> DataFile:
+        """Write rows as a Parquet file into the table's folder; readers don't see it before :meth:`commit`."""
+        name = f"part-{uuid.uuid4().hex}.snappy.parquet"
+        local = self.storage.scratch / name
+        rows = rows.select(self.table.schema.names).cast(self.table.arrow)
+        pq.write_table(rows, local, compression="snappy", store_schema=False)
+        size = local.stat().st_size
+        self.storage.put(local, f"{self.uri}/{name}")
+        return DataFile(name, size, rows.num_rows, statistics(rows, self.table.order))
+
+    def commit(
+        self,
+        adds: Iterable[DataFile],
+        removes: Iterable[tuple[str, int]] = (),
+        operation: str = "WRITE",
+        data_change: bool = True,
+    ) -> int:
+        """Make staged files part of the table and take others out, in one version, which is returned.
+
+        Raises:
+            CommitConflict: another writer changed the table's columns, or removed a file that this commit removes.
+        """
+        now = int(time.time() * 1000)
+        gone = dict(removes)
+        actions: list[dict[str, Any]] = [
+            {
+                "commitInfo": {
+                    "timestamp": now,
+                    "operation": operation,
+                    "operationParameters": {"mode": "Overwrite" if gone else "Append"},
+                    "isBlindAppend": not gone,
+                    "engineInfo": ENGINE,
+                }
+            }
+        ]
+        actions += [file.add(now, data_change) for file in adds]
+        actions += [remove(path, size, now, data_change) for path, size in gone.items()]
+        body = _lines(actions)
+        with self._lock:
+            while True:
+                target = self.version + 1
+                if self.storage.put_new(body, self._log(target)):
+                    self.version = target
+                    return target
+                for winner in self.actions(target):
+                    if "metaData" in winner or "protocol" in winner or winner.get("remove", {}).get("path") in gone:
+                        raise CommitConflict(f"{self.table.name}: version {target} was written by another writer")
+                self.version = target
+
+    def append(self, rows: pa.Table) -> int:
+        """Append rows in one file and one version."""
+        return self.commit([self.stage(rows)])
+
+    def actions(self, version: int) -> list[dict[str, Any]]:
+        """The actions of one version."""
+        body = self.storage.read(self._log(version)) or b""
+        return [json.loads(line) for line in body.splitlines() if line.strip()]
+
+    def _log(self, version: int) -> str:
+        return f"{self.uri}/_delta_log/{version:020d}.json"
+
+
+def _lines(actions: list[dict[str, Any]]) -> bytes:
+    return "\n".join(json.dumps(action, separators=(",", ":")) for action in actions).encode()
