@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,11 @@ def _distinct(group: Ints, values: Ints, groups: int) -> Ints:
     """Number of distinct values other than -1 in each group."""
     (of, value), _ = _groups(group, values)
     return np.bincount(of[value >= 0], minlength=groups)
+
+
+def _rows(*columns: Ints) -> list[list[int]]:
+    rows: list[list[int]] = np.stack(columns, axis=1).tolist()
+    return rows
 
 
 class Simulation:
@@ -714,103 +719,64 @@ class Simulation:
         """What gold must show if nothing is lost and nothing counts twice, and what models should find; JSON values."""
         known = self.known
         moment, kind, user, post, session = np.concatenate([np.empty((5, 0), dtype=np.int64), *known.events], axis=1)
-        day, minute = moment // DAY, moment // MINUTE
-        (minutes, kinds), group = _groups(minute, kind)
-        activity = zip(
-            minutes.tolist(),
-            kinds.tolist(),
-            np.bincount(group).tolist(),
-            _distinct(group, user, len(kinds)).tolist(),
-            strict=True,
-        )
-        about = post >= 0
-        (days, posts), group = _groups(day[about], post[about])
-        by_kind = [np.bincount(group[kind[about] == k], minlength=len(days)) for k in range(len(TYPES))]
-        engagement = zip(
-            days.tolist(),
-            posts.tolist(),
-            by_kind[VIEW].tolist(),
-            (by_kind[LIKE] - by_kind[UNLIKE]).tolist(),
-            by_kind[COMMENT].tolist(),
-            by_kind[SHARE].tolist(),
-            by_kind[BOOKMARK].tolist(),
-            _distinct(group, user[about], len(days)).tolist(),
-            strict=True,
-        )
+        day = moment // DAY
+        (minutes, kinds), group = _groups(moment // MINUTE, kind)
+        activity = _rows(minutes, kinds, np.bincount(group), _distinct(group, user, len(kinds)))
+
+        of_post = post >= 0
+        (days, posts), group = _groups(day[of_post], post[of_post])
+        count = [np.bincount(group[kind[of_post] == k], minlength=len(days)) for k in range(len(TYPES))]
+        counts = (count[VIEW], count[LIKE] - count[UNLIKE], count[COMMENT], count[SHARE], count[BOOKMARK])
+        engagement = _rows(days, posts, *counts, _distinct(group, user[of_post], len(days)))
+
         (user_days, users), group = _groups(day, user)
-        first = np.full(len(users), np.iinfo(np.int64).max)
-        last = np.zeros(len(users), dtype=np.int64)
+        first, last = np.full(len(users), np.iinfo(np.int64).max), np.zeros(len(users), dtype=np.int64)
         np.minimum.at(first, group, moment)
         np.maximum.at(last, group, moment)
         written = np.bincount(group[kind == POST], minlength=len(users))
-        per_user = zip(
-            user_days.tolist(),
-            users.tolist(),
-            np.bincount(group).tolist(),
-            _distinct(group, session, len(users)).tolist(),
-            written.tolist(),
-            first.tolist(),
-            last.tolist(),
-            strict=True,
-        )
+        sessions = _distinct(group, session, len(users))
+        per_user = _rows(user_days, users, np.bincount(group), sessions, written, first, last)
+
         at, service, failed = np.concatenate([np.empty((3, 0), dtype=np.int64), *known.requests], axis=1)
-        (request_minutes, services), group = _groups(at // MINUTE, service)
+        (at_minutes, services), group = _groups(at // MINUTE, service)
         errors = np.bincount(group[failed > 0], minlength=len(services))
-        requests = zip(
-            request_minutes.tolist(), services.tolist(), np.bincount(group).tolist(), errors.tolist(), strict=True
-        )
+        requests = _rows(at_minutes, services, np.bincount(group), errors)
+
         at, host, metricset = np.concatenate([np.empty((3, 0), dtype=np.int64), *known.metrics], axis=1)
         dataset = np.minimum(metricset, METRICSETS.index("filesystem"))
-        (metric_minutes, hosts, datasets), group = _groups(at // MINUTE, host, dataset)
-        samples = zip(
-            metric_minutes.tolist(), hosts.tolist(), datasets.tolist(), np.bincount(group).tolist(), strict=True
-        )
+        (at_minutes, hosts, datasets), group = _groups(at // MINUTE, host, dataset)
+        metrics = _rows(at_minutes, hosts, datasets, np.bincount(group))
 
         def date(number: int) -> str:
             return _utc(number * DAY)[:10]
 
+        def start(number: int) -> str:
+            return _utc(number * MINUTE)
+
+        def plain(incident: Incident) -> dict[str, Any]:
+            named = {name: value for name, value in asdict(incident).items() if value is not None}
+            return named | {"start": _utc(incident.start), "end": _utc(incident.end)}
+
+        names = self._user_names
         return {
             "run": self.run,
             "topics": {topic: self._counts(topic) for topic in TOPICS},
-            "activity_minute": [[_utc(m * MINUTE), TYPES[k], *rest] for m, k, *rest in activity],
-            "post_engagement_daily": [[date(d), self.post_names[p], *rest] for d, p, *rest in engagement],
-            "user_activity_daily": [
-                [date(d), self._user_names[u], *rest, _utc(a), _utc(b)] for d, u, *rest, a, b in per_user
-            ],
-            "service_requests_minute": [[_utc(m * MINUTE), SERVICES[s], *rest] for m, s, *rest in requests],
-            "metric_records_minute": [
-                [_utc(m * MINUTE), HOSTS[h], f"system.{METRICSETS[k]}", *rest] for m, h, k, *rest in samples
-            ],
             "columns": {
-                "activity_minute": ["window_start", "event_type", "events", "users"],
-                "post_engagement_daily": [
-                    "date",
-                    "post_id",
-                    "views",
-                    "likes",
-                    "comments",
-                    "shares",
-                    "bookmarks",
-                    "users",
-                ],
-                "user_activity_daily": ["date", "user_id", "events", "sessions", "posts", "first_at", "last_at"],
-                "service_requests_minute": ["window_start", "service", "requests", "errors"],
-                "metric_records_minute": ["window_start", "host", "dataset", "records"],
+                "activity_minute": "window_start event_type events users".split(),
+                "post_engagement_daily": "date post_id views likes comments shares bookmarks users".split(),
+                "user_activity_daily": "date user_id events sessions posts first_at last_at".split(),
+                "service_requests_minute": "window_start service requests errors".split(),
+                "metric_records_minute": "window_start host dataset records".split(),
             },
-            "incidents": [
-                {
-                    **({"service": x.service} if x.service else {"host": x.host}),
-                    "start": _utc(x.start),
-                    "end": _utc(x.end),
-                    "kind": x.kind,
-                    "severity": x.severity,
-                    "ramp": x.ramp,
-                }
-                for x in self.incidents
-            ],
+            "activity_minute": [[start(m), TYPES[k], *rest] for m, k, *rest in activity],
+            "post_engagement_daily": [[date(d), self.post_names[p], *rest] for d, p, *rest in engagement],
+            "user_activity_daily": [[date(d), names[u], *n, _utc(a), _utc(b)] for d, u, *n, a, b in per_user],
+            "service_requests_minute": [[start(m), SERVICES[s], *rest] for m, s, *rest in requests],
+            "metric_records_minute": [[start(m), HOSTS[h], f"system.{METRICSETS[k]}", n] for m, h, k, n in metrics],
+            "incidents": [plain(incident) for incident in self.incidents],
             "tastes": {
                 "topics": list(TOPIC_WORDS),
-                "users": dict(zip(self._user_names, self.tastes.round(4).tolist(), strict=True)),
+                "users": dict(zip(names, self.tastes.round(4).tolist(), strict=True)),
                 "posts": dict(zip(self.post_names, self.post_topics.round(4).tolist(), strict=True)),
             },
             "sentiments": known.sentiments,

@@ -103,6 +103,10 @@ def create_topics(settings: Settings, prefix: str = "") -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another process was quicker: checked below
                 raise TopicError(f"topic {name} could not be created: {error.args[0].str()}") from None
+    deadline = time.monotonic() + _ANSWER_S
+    while not set(names) <= _topics(settings)[1] and time.monotonic() < deadline:
+        time.sleep(0.05)  # a topic is made before every broker's view of the cluster shows it
+    require_topics(settings, names)
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names if name not in created]
     for resource, future in (admin.describe_configs(resources, request_timeout=_ANSWER_S) if resources else {}).items():
         try:
