@@ -61,27 +61,23 @@ def _socket(settings: Settings) -> Path:
     return Path(tempfile.gettempdir(), f"lakehouse-{os.getuid()}-{hashlib.sha256(bytes(path)).hexdigest()[:16]}")
 
 
-def _quoted(value: object) -> str:
-    return str(value).replace("%", "%%")
-
-
 def render(settings: Settings) -> str:
     """Supervisord's configuration; each program has a file of its own beside it."""
     own = folder(settings)
     return f"""\
 [unix_http_server]
-file={_quoted(_socket(settings))}
+file={_socket(settings)}
 chmod=0700
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
-serverurl=unix://{_quoted(_socket(settings))}
+serverurl=unix://{_socket(settings)}
 [supervisord]
-logfile={_quoted(own / "supervisord.log")}
+logfile={own / "supervisord.log"}
 logfile_maxbytes=10MB
 logfile_backups=2
-pidfile={_quoted(own / "supervisord.pid")}
-directory={_quoted(own)}
+pidfile={own / "supervisord.pid"}
+directory={own}
 [include]
 files=programs/*.conf
 """
@@ -98,8 +94,8 @@ def render_program(
     own = folder(settings)
     return f"""\
 [program:{name}]
-command=/bin/sh "{_quoted(own / "programs" / name)}.sh"
-directory={_quoted(own)}
+command=/bin/sh "{own / "programs" / name}.sh"
+directory={own}
 autostart=false
 autorestart={autorestart}
 startsecs=5
@@ -109,7 +105,7 @@ stopasgroup=true
 killasgroup=true
 priority={priority}
 redirect_stderr=true
-stdout_logfile={_quoted(log_path(settings, name))}
+stdout_logfile={log_path(settings, name)}
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """
@@ -146,6 +142,10 @@ def start(settings: Settings) -> None:
     if is_running(settings):
         return
     shutdown(settings)
+    if set(str(settings.home)) & set('%"'):
+        raise StackError(
+            f"{settings.home}: supervisord cannot take % or quotes in its paths: set LAKEHOUSE_HOME elsewhere"
+        )
     own = folder(settings)
     shutil.rmtree(own / "programs", ignore_errors=True)
     for path in (own / "programs", settings.home / "logs"):
