@@ -108,6 +108,24 @@ _DISK_BASE = np.array([0.31, 0.33, 0.47, 0.44, 0.62])
 METRICSETS = ("cpu", "memory", "load", "network", "filesystem", "filesystem")
 _RAM, _DISK, _CORES = 16 * 2**30, 200 * 2**30, 4
 
+COLUMNS = {
+    "activity_minute": ["window_start", "event_type", "events", "users"],
+    "post_engagement_daily": [
+        "date",
+        "post_id",
+        "views",
+        "likes",
+        "comments",
+        "shares",
+        "bookmarks",
+        "users",
+    ],
+    "user_activity_daily": ["date", "user_id", "events", "sessions", "posts", "first_at", "last_at"],
+    "service_requests_minute": ["window_start", "service", "requests", "errors"],
+    "metric_records_minute": ["window_start", "host", "dataset", "records"],
+}
+"""Of the truth's tables: gold's names where gold has them, counts to hold it against where not."""
+
 
 class SimulationError(Exception):
     """An argument makes no sense; one line that says which."""
@@ -535,16 +553,20 @@ class Simulation:
         order = np.argsort(session, kind="stable")
         index = np.arange(n)
         start = np.maximum.accumulate(np.where(np.r_[True, np.diff(session[order]) != 0], index, 0))
-        for cause, reactions in ((VIEW, (LIKE, COMMENT, SHARE, BOOKMARK)), (LIKE, (UNLIKE,))):
+
+        def react(cause: int, *reactions: int) -> None:
             last = np.maximum.accumulate(np.where(kind[order] == cause, index, -1))
             reacts = np.isin(kind[order], reactions)
             known = reacts & (last >= start)
             post[order[known]] = post[order[last[known]]]
             kind[order[reacts & ~known]] = VIEW
+
+        react(VIEW, LIKE, COMMENT, SHARE, BOOKMARK)
         affinity = (self.tastes[user] * self.post_topics[post]).sum(axis=1)
         # People react to what is to their taste: a reaction to something else stays a view.
         reluctant = np.isin(kind, (LIKE, SHARE, BOOKMARK)) & (rng.random(n) > 0.25 + 1.5 * affinity)
         kind[reluctant] = VIEW
+        react(LIKE, UNLIKE)
         writes = np.flatnonzero(kind == POST)
         if len(writes):
             self._add_posts(
@@ -761,13 +783,7 @@ class Simulation:
         return {
             "run": self.run,
             "topics": {topic: self._counts(topic) for topic in TOPICS},
-            "columns": {
-                "activity_minute": "window_start event_type events users".split(),
-                "post_engagement_daily": "date post_id views likes comments shares bookmarks users".split(),
-                "user_activity_daily": "date user_id events sessions posts first_at last_at".split(),
-                "service_requests_minute": "window_start service requests errors".split(),
-                "metric_records_minute": "window_start host dataset records".split(),
-            },
+            "columns": COLUMNS,
             "activity_minute": [[start(m), TYPES[k], *rest] for m, k, *rest in activity],
             "post_engagement_daily": [[date(d), self.post_names[p], *rest] for d, p, *rest in engagement],
             "user_activity_daily": [[date(d), names[u], *n, _utc(a), _utc(b)] for d, u, *n, a, b in per_user],

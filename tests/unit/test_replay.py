@@ -74,7 +74,7 @@ def test_a_full_queue_makes_the_replay_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broker", [{"fails": b"3"}, {"refuses": b"3"}])
-def test_the_error_names_the_first_line_not_acknowledged(tmp_path: Path, broker: dict[str, bytes]) -> None:
+def test_the_error_names_the_first_line_not_acknowledged(tmp_path: Path, broker: dict[str, Any]) -> None:
     with pytest.raises(ReplayError, match=r"line 3 was not acknowledged .*tail -n \+3"):
         _replayed(tmp_path, b"1\n2\n3\n4\n3\n", **broker)
 
