@@ -27,6 +27,9 @@ from lakehouse.stack.servers import SERVERS, Place, Server
 
 HDFS = {"namenode", "datanode"}
 
+ENDED = ("FATAL", "STOPPED")
+"""States that a server does not leave by itself; one that just died is EXITED for a moment."""
+
 READY_S = 120
 """How long the servers may take to be ready: 10 s here, more on a busy machine."""
 
@@ -59,7 +62,7 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
     wanted = _wanted(only)
     with _alone(settings):
         states = supervisor.states(settings)
-        running = {name for name, state in states.items() if state["state"] in ("STARTING", "RUNNING", "BACKOFF")}
+        running = {name for name, state in states.items() if state["state"] not in ENDED}
         if fresh:
             if busy := sorted(running & {server.name for server in wanted}):
                 raise StackError(
@@ -345,7 +348,7 @@ def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
             states = supervisor.states(settings)
             for name in waiting:
                 log = f"run `tail -n 50 {supervisor.log_path(settings, name)}`"
-                if name not in states or states[name]["state"] in ("FATAL", "EXITED", "STOPPED"):
+                if name not in states or states[name]["state"] in ENDED:
                     raise StackError(f"{name} does not start ({troubles[name]}): {log}")
                 if time.monotonic() > deadline:
                     raise StackError(f"{name} is not ready after {READY_S} s ({troubles[name]}): {log}")

@@ -83,13 +83,7 @@ files=programs/*.conf
 """
 
 
-def render_program(
-    settings: Settings,
-    name: str,
-    autorestart: Literal["true", "false", "unexpected"],
-    start_retries: int,
-    priority: int,
-) -> str:
+def render_program(settings: Settings, name: str, autorestart: Autorestart, start_retries: int, priority: int) -> str:
     """The configuration of one program. Its command is a shell script beside it: no quoting rules but the shell's."""
     own = folder(settings)
     return f"""\
@@ -226,7 +220,7 @@ def _state(settings: Settings, info: Mapping[str, Any], restarts: int) -> Progra
         "pid": info["pid"] or None,
         "rss_mb": None if rss is None else round(rss, 1),
         "restarts": restarts,
-        "exit_status": info["exitstatus"] if info["statename"] in ("EXITED", "FATAL", "BACKOFF") else None,
+        "exit_status": info["exitstatus"] if info["statename"] == "EXITED" else None,
         "log": str(log_path(settings, info["name"])),
     }
 
