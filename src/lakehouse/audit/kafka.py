@@ -1,0 +1,157 @@
+"""Kafka read again, by a reader of its own: every record that the broker still has, held against bronze."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from lakehouse.audit.run import Run, Topic
+
+STALL_S = 30
+"""Seconds without a record or an end after which the broker counts as unreachable."""
+_BATCH = 10_000
+_SCHEMA = pa.schema(
+    [
+        ("partition", pa.int32()),
+        ("offset", pa.int64()),
+        ("arrival", pa.int64()),
+        ("key", pa.binary()),
+        ("value", pa.binary()),
+        ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.binary())]))),
+    ]
+)
+
+
+def _row(message: Message) -> tuple[Any, ...]:
+    headers = [{"key": key, "value": value} for key, value in message.headers() or []]
+    return (
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1] * 1000,
+        message.key(),
+        message.value(),
+        headers,
+    )
+
+
+def _batches(consumer: Consumer, starts: dict[int, int], ends: dict[int, int], topic: str) -> Iterator[pa.RecordBatch]:
+    """Every committed record from ``starts`` to before ``ends``, per partition.
+
+    Raises:
+        KafkaException: the broker failed or stalled.
+    """
+    open_partitions = {partition for partition, end in ends.items() if starts[partition] < end}
+    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in open_partitions])
+    heard = time.monotonic()
+    while open_partitions:
+        rows = []
+        for message in consumer.consume(_BATCH, timeout=1.0):
+            heard = time.monotonic()
+            partition, error = message.partition(), message.error()
+            if error is None and message.offset() < ends[partition]:
+                rows.append(_row(message))
+            elif error is None or error.code() == KafkaError._PARTITION_EOF:
+                open_partitions.discard(partition)
+            elif not error.retriable():
+                raise KafkaException(error)
+        # The end may lie behind transaction markers, which are never handed out: then only the position tells.
+        for place in consumer.position([TopicPartition(topic, partition) for partition in open_partitions]):
+            if place.offset != OFFSET_INVALID and place.offset >= ends[place.partition]:
+                open_partitions.discard(place.partition)
+        if rows:
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+        elif time.monotonic() - heard > STALL_S:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing from {topic} for {STALL_S} s"))
+
+
+def kafka(run: Run, topic: Topic) -> int:
+    """Hold Kafka's records before the cut against bronze, byte for byte; how many bronze rows Kafka has expired.
+
+    Problems go to ``run``. An offset without a record here and in bronze is a transaction marker.
+    """
+    run.progress(f"{topic.name}: reading Kafka again")
+    ends = run.cuts[topic.name].ends
+    consumer = Consumer(
+        {
+            "bootstrap.servers": run.settings.kafka.bootstrap_servers,
+            "group.id": "lakehouse-audit",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "log_level": 0,
+        }
+    )
+    run.rows(
+        'create or replace table kafka (partition integer, "offset" bigint, arrival bigint, digest varchar, headers '
+        "struct(key varchar, value blob)[])"
+    )
+    digest = "coalesce(sha256(key), 'null') || coalesce(sha256(value), 'null')"
+    starts: dict[int, int] = {}
+    try:
+        for partition, end in ends.items():
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic.name, partition), timeout=10)
+            starts[partition] = low
+            if high < end:
+                run.problem(
+                    "kafka.end",
+                    f"Kafka ends at {high}, the cut at {end}: the topic was made anew or has lost records",
+                    topic=topic.name,
+                    partition=partition,
+                    first=high,
+                    last=end - 1,
+                    count=end - high,
+                )
+        for batch in _batches(consumer, starts, ends, topic.name):
+            run.db.register("kafka_batch", pa.Table.from_batches([batch]))
+            run.rows(f'insert into kafka select partition, "offset", arrival, {digest}, headers from kafka_batch')
+    except KafkaException as error:
+        where = run.settings.kafka.bootstrap_servers
+        run.problem("kafka.unreachable", f"{where}: {error.args[0].str()}; see `lakehouse status`", topic=topic.name)
+        return 0
+    finally:
+        consumer.close()
+    run.numbers("lows", "low", starts)
+    compare(run, topic, digest)
+    return int(run.one('select count(*) from state join lows using (partition) where "offset" < low'))
+
+
+def compare(run: Run, topic: Topic, digest: str) -> None:
+    """Hold table ``kafka`` (offsets from ``lows`` on) against bronze, in both directions."""
+    run.offsets(
+        "kafka.missing",
+        topic.bronze,
+        topic.name,
+        """select partition, "offset", 'in Kafka, not in bronze' as detail
+        from kafka anti join state using (partition, "offset")""",
+    )
+    run.offsets(
+        "kafka.extra",
+        topic.bronze,
+        topic.name,
+        """select s.partition, s."offset", 'in bronze, not in Kafka' as detail
+        from state as s join lows using (partition)
+        anti join kafka as k on k.partition = s.partition and k."offset" = s."offset"
+        where s."offset" >= low""",
+    )
+    run.offsets(
+        "kafka.bytes",
+        topic.bronze,
+        topic.name,
+        f"""select partition, "offset", concat_ws(', ',
+            case when b.digest <> k.digest then 'key or value' end,
+            case when b.arrival is distinct from k.arrival then 'timestamp' end,
+            case when b.headers is distinct from k.headers then 'headers' end) || ' not as in Kafka' as detail
+        from (select partition, "offset", epoch_us(timestamp) as arrival, coalesce(headers, []) as headers,
+                {digest} as digest from bronze) as b
+        join kafka as k using (partition, "offset")
+        where b.digest <> k.digest or b.arrival is distinct from k.arrival or b.headers is distinct from k.headers""",
+    )
