@@ -75,7 +75,7 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
             if not jars.are_there(settings):
                 jars.fetch(settings, progress)
             supervisor.start(settings)
-            chosen = _choose_ports(settings, starting, running)
+            chosen = _choose_ports(settings, running, progress)
             with ThreadPoolExecutor(len(starting)) as pool:
                 for done in [pool.submit(_prepare, settings, server, chosen) for server in starting]:
                     done.result()
@@ -250,14 +250,17 @@ def _default_ports(settings: Settings) -> dict[str, int]:
     return found
 
 
-def _choose_ports(settings: Settings, starting: Iterable[Server], running: Iterable[str]) -> dict[str, int]:
-    """Choose, remember and publish the ports; those of running servers stay."""
+def _choose_ports(settings: Settings, running: Iterable[str], progress: bool) -> dict[str, int]:
+    """Choose, remember and publish the ports; those of running servers stay. What moved is said."""
     old = ports.remembered(_ports_file(settings))
     default = _default_ports(settings)
     pinned = {next(iter(s.ports)) for s in SERVERS if s.setting and _variable(s.setting) in os.environ}
     preferred = {**default, **old, **{name: default[name] for name in pinned}}
     kept = {port: old[port] for server in SERVERS if server.name in running for port in server.ports}
     chosen = ports.choose(preferred, pinned, kept)
+    for name, port in chosen.items():
+        if progress and port != preferred[name]:
+            Console(stderr=True).print(f"port {preferred[name]} is taken by another program: {name} is on {port}")
     ports.remember(_ports_file(settings), chosen)
     overlay: dict[str, dict[str, str]] = {}
     for server in SERVERS:

@@ -154,6 +154,7 @@ def _hdfs_files(place: Place) -> dict[str, str]:
                 "dfs.namenode.safemode.min.datanodes": 1,
                 "dfs.heartbeat.interval": 1,
                 "dfs.namenode.heartbeat.recheck-interval": 5000,
+                "dfs.namenode.stale.datanode.interval": 10000,
                 # Nothing but a start writes a new image, so let it drop the edits that the image holds.
                 "dfs.namenode.num.extra.edits.retained": 10000,
                 "dfs.namenode.handler.count": 4,
@@ -168,6 +169,16 @@ log4j.appender.console=org.apache.log4j.ConsoleAppender
 log4j.appender.console.target=System.err
 log4j.appender.console.layout=org.apache.log4j.PatternLayout
 log4j.appender.console.layout.ConversionPattern=%d{ISO8601} %p %c{2}: %m%n
+# One line or more for every file and block: costly on a small machine, and they push the telling lines out.
+log4j.logger.org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit=WARN
+log4j.logger.org.apache.hadoop.hdfs.StateChange=WARN
+log4j.logger.BlockStateChange=WARN
+log4j.logger.org.apache.hadoop.hdfs.server.datanode.DataNode=WARN
+log4j.logger.org.apache.hadoop.hdfs.server.datanode.fsdataset.impl.FsDatasetAsyncDiskService=WARN
+log4j.logger.org.apache.hadoop.ipc.Server=WARN
+log4j.logger.http.requests=WARN
+# Our probe asks before all that it tells is there.
+log4j.logger.org.apache.hadoop.jmx.JMXJsonServlet=OFF
 """,
         # The jars lack the web pages; the servers want their folders.
         **{f"webapps/{name}/empty": "" for name in ("hdfs", "datanode", "static")},
