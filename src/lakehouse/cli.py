@@ -1,0 +1,296 @@
+"""``lakehouse``: the one command, and the one place that wires everything together.
+
+Heavy imports stand inside the verbs, so that each starts as quickly as it can. Exit codes: 0 ok, 1 failed, 2 usage,
+3 a check found problems.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from lakehouse.settings import Settings
+
+PROBLEMS_FOUND = 3
+
+
+class Verbs(TyperGroup):
+    """Turns an error that a verb raises into one line on stderr and exit code 1; ``--debug`` shows its trace instead."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"error: {one_line(error)}", err=True)
+            raise typer.Exit(1) from None
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: our own ones say what to do, of others the type is told too."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if type(error).__module__.partition(".")[0] == "lakehouse":
+        return text
+    return f"{type(error).__name__}: {text[:500]} (`lakehouse --debug ...` shows where)"
+
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Events, logs and metrics from Kafka to audited Delta tables, MongoDB, Redis and Elasticsearch.",
+)
+quarantine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Records that broke their contract.")
+app.add_typer(quarantine, name="quarantine")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """The entry point of ``lakehouse``."""
+    app()
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", envvar="LAKEHOUSE_DEBUG")] = False) -> None:
+    pass
+
+
+def _settings() -> Settings:
+    from lakehouse.settings import load
+
+    return load()
+
+
+def _print_json(value: Any) -> None:
+    from lakehouse.query import dumps
+
+    typer.echo(dumps(value, indent=sys.stdout.isatty()).decode())
+
+
+@contextmanager
+def _bar(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, where that is a terminal; called with (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} / {task.total:,} " + unit))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(what, total=1)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr, where that is a terminal, that names the step at work."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda step: status.update(step)
+
+
+# --- running it ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def setup() -> None:
+    """Get what is missing on this machine: Java 17 and the pinned jars."""
+    from lakehouse import stack
+
+    settings = _settings()
+    typer.echo(f"Java: {stack.java(settings)}")
+    stack.fetch(settings)
+    typer.echo("jars: all there")
+
+
+@app.command()
+def up(
+    servers: Annotated[bool, typer.Option("--servers", help="Only the servers and their topics.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start from nothing: wipe all data first.")] = False,
+) -> None:
+    """Start servers, topics, the stream and the timetable; what runs already is left as it is."""
+    from lakehouse.running import up
+
+    up(_settings(), servers_only=servers, fresh=fresh)
+
+
+@app.command()
+def down() -> None:
+    """Stop all that `up` started; data are kept."""
+    from lakehouse import stack
+
+    with _steps("stopping"):
+        stack.down(_settings())
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Servers, programs, lag up to gold, batch times, tables and stores."""
+    from lakehouse.inspect import status
+    from lakehouse.report import show_status
+
+    found = status(_settings())
+    _print_json(found) if as_json else show_status(found)
+
+
+@app.command()
+def wait(
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
+) -> None:
+    """Wait until every record that is in Kafka now is in gold and in the stores."""
+    from lakehouse.inspect import wait
+
+    with _steps("waiting for gold and the stores"):
+        missing = wait(_settings(), timeout)
+    for line in missing:
+        typer.echo(f"error: after {timeout:g} s {line}", err=True)
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stream() -> None:
+    """Run the stream here until stopped: Kafka to tables and stores (`up` runs it in the background)."""
+    settings = _settings()
+    _java_home(settings)
+    from lakehouse.runtime.supervise import run
+
+    sys.exit(run(settings))
+
+
+@app.command()
+def schedule() -> None:
+    """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
+    from lakehouse.schedule import run
+
+    run(_settings())
+
+
+def _java_home(settings: Settings) -> None:
+    from lakehouse import stack
+
+    os.environ.setdefault("JAVA_HOME", str(stack.java(settings).resolve().parents[1]))
+
+
+# --- sources -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def simulate(
+    seed: Annotated[int, typer.Option(help="The same seed and arguments give the same service.")] = 1,
+    rate: Annotated[float, typer.Option(help="Live records per second, all topics together.")] = 1000.0,
+    duration: Annotated[float, typer.Option(help="Seconds of live records.")] = 60.0,
+    history: Annotated[float, typer.Option(help="Days of history sent first, at full speed.")] = 0.0,
+    history_records: Annotated[int, typer.Option(help="Size of the history.")] = 200_000,
+    duplicates: Annotated[float, typer.Option(help="Share of records that repeat one.")] = 0.01,
+    late: Annotated[float, typer.Option(help="Share of records that are a minute to a day late.")] = 0.01,
+    broken: Annotated[float, typer.Option(help="Share of records that no contract accepts.")] = 0.005,
+    truth: Annotated[
+        Path | None, typer.Option(help="Where to write what is true [home/simulation-truth.json].")
+    ] = None,
+) -> None:
+    """Send a believable service's events, logs and metrics, and write down the truth about them."""
+    from lakehouse.simulate import simulate
+
+    settings = _settings()
+    with _bar("simulating", "records") as progress:
+        found = simulate(
+            settings,
+            seed,
+            rate,
+            duration,
+            history,
+            truth or settings.home / "simulation-truth.json",
+            duplicates,
+            late,
+            broken,
+            progress,
+            history_records=history_records,
+        )
+    _print_json(found)
+
+
+@app.command()
+def replay(
+    topic: str,
+    file: Path,
+    rate: Annotated[float | None, typer.Option(help="Records per second [as fast as possible].")] = None,
+) -> None:
+    """Send each line of a file as one record; prints {sent, acknowledged}."""
+    from lakehouse.replay import replay
+
+    with _bar(f"replaying {file.name}", "bytes") as progress:
+        found = replay(_settings(), topic, file, rate, progress)
+    _print_json(found)
+
+
+# --- looking -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sql(
+    query: str,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    engine: Annotated[Literal["duckdb", "spark"], typer.Option(help="Who answers.")] = "duckdb",
+) -> None:
+    """Answer one SELECT over bronze.*, silver.*, gold.* and ops.*."""
+    from lakehouse import query as queries
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    settings = _settings()
+    if engine == "spark":
+        _java_home(settings)
+    answer = (queries.query_spark if engine == "spark" else queries.query)(settings, query)
+    if as_json:
+        typer.echo(queries.to_json(answer).decode())
+    elif as_csv:
+        queries.write_csv(answer, sys.stdout)
+    else:
+        from lakehouse.report import show_rows
+
+        show_rows(answer.columns, answer.rows)
+
+
+@app.command()
+def tables(as_json: Json = False) -> None:
+    """Every table: rows, size, files, version, freshness."""
+    from lakehouse.inspect import tables
+    from lakehouse.report import show_tables
+
+    found = tables(_settings())
+    _print_json(found) if as_json else show_tables(found)
+
+
+@app.command()
+def audit(as_json: Json = False) -> None:
+    """Prove that every record is accounted for at the last cut; exit code 3 where it is not."""
+    from lakehouse.audit import audit, render
+
+    with _steps("auditing") as step:
+        found = audit(_settings(), step)
+    _print_json(found) if as_json else typer.echo(render(found))
+    if not found["balanced"]:
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+if __name__ == "__main__":
+    main()

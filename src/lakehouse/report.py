@@ -1,0 +1,129 @@
+"""Status, tables and query answers as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+SHOWN_ROWS = 200
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 400  # a file or a pipe has no edge to wrap at
+    return console
+
+
+def _table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def _number(value: Any, unit: str = "") -> str:
+    if value is None:
+        return "?"
+    return (f"{value:,.1f}" if isinstance(value, float) else f"{value:,}") + unit
+
+
+def size(value: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A query's answer, its first rows where there are many."""
+    from lakehouse.query import text
+
+    numbers = [c for i, c in enumerate(columns) if rows and isinstance(rows[0][i], int | float)]
+    table = _table(*columns, numbers=numbers)
+    for row in rows[:SHOWN_ROWS]:
+        table.add_row(*[escape(text(value)) for value in row])
+    console = _console()
+    console.print(table)
+    if len(rows) > SHOWN_ROWS:
+        console.print(f"... {len(rows) - SHOWN_ROWS:,} more rows: --json or --csv prints all")
+
+
+def show_tables(found: Sequence[dict[str, Any]]) -> None:
+    """Every table on a line."""
+    table = _table(
+        "table", "rows", "size", "files", "version", "newest commit", numbers=("rows", "size", "files", "version")
+    )
+    for one in found:
+        if "error" in one:
+            table.add_row(one["table"], "", "", "", "", escape(one["error"]))
+        else:
+            numbers = [_number(one["rows"]), size(one["bytes"]), _number(one["files"]), _number(one["version"])]
+            table.add_row(one["table"], *numbers, one["committed_at"])
+    _console().print(table)
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """The status, a section a part."""
+    console = _console()
+    for part in ("servers", "programs"):
+        entries = found[part]
+        if "error" in entries:
+            console.print(f"[bold]{part}[/]: {escape(entries['error'])}\n")
+            continue
+        if not entries:
+            console.print(f"[bold]{part}[/]: none run: `lakehouse up` starts them\n")
+            continue
+        table = _table(part, "state", "memory", "restarts", "address / log", numbers=("memory", "restarts"))
+        for name, state in entries.items():
+            ready = state["state"] if state.get("ready", True) else f"{state['state']}, does not answer"
+            if state.get("exit_status") is not None:
+                ready += f" with {state['exit_status']}"
+            memory = f"{state['rss_mb']:,.0f} MB" if state["rss_mb"] else ""
+            table.add_row(name, ready, memory, str(state["restarts"]), state.get("address") or state["log"])
+        console.print(table)
+        console.print()
+    table = _table(
+        "topic",
+        "lag",
+        "oldest",
+        "last cut",
+        "age",
+        "batch p50",
+        "p95",
+        "",
+        numbers=("lag", "oldest", "age", "batch p50", "p95"),
+    )
+    for name, topic in found["topics"].items():
+        batches = topic.get("batches") or {}
+        table.add_row(
+            name,
+            _number(topic["lag_records"]),
+            _number(topic["lag_seconds"], " s"),
+            topic["last_cut_at"] or "none yet",
+            _number(topic["cut_age_seconds"], " s") if topic["cut_age_seconds"] is not None else "",
+            _number(batches.get("p50_ms"), " ms") if batches else "",
+            _number(batches.get("p95_ms"), " ms") if batches else "",
+            escape(topic.get("error", "")),
+        )
+    console.print(table)
+    console.print()
+    table = _table("store", "behind", "")
+    for name, store in found["stores"].items():
+        what = store.get("error") or "; ".join(store.get("behind", []))
+        table.add_row(name, _number(store["behind_seconds"], " s") if store["reachable"] else "away", escape(what))
+    console.print(table)
+    console.print()
+    tables = found["tables"]
+    if "error" in tables:
+        console.print(f"[bold]tables[/]: {escape(tables['error'])}")
+    else:
+        show_tables([{"table": name, **facts} for name, facts in tables.items()])
+    for run in found.get("runs", []):
+        console.print(escape(f"run {run['name']} at {run['started_at']}: {run['outcome']} after {run['seconds']} s"))
