@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,21 @@ class FusedPass:
         )
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
         self.flushed_at = time.monotonic()
+        self.lock, self.closed = Lock(), False
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
         """Write one micro-batch everywhere."""
+        with self.lock:
+            if not self.closed:
+                self._batch(batch)
+
+    def close(self) -> None:
+        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not."""
+        with self.lock:
+            self.closed = True
+
+    def _batch(self, batch: DataFrame) -> None:
         started = time.monotonic()
         checked = arrow(self.flow.check(self.flow.land(batch), self.contract))
         timings = {"spark": time.monotonic() - started}

@@ -14,6 +14,8 @@ from pyspark.sql.streaming import StreamingQuery
 
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, Flow
+from lakehouse.runtime.compaction import Compactor
+from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
@@ -53,6 +55,7 @@ class Stream:
         self.passes: dict[str, FusedPass] = {}
         self.writers: dict[str, DeltaWriter] = {}
         self.stopping = threading.Event()
+        self.stores: dict[str, StoreQuery] = {}
 
     def start(self, until_drained: bool = False) -> None:
         """Create what is missing, go back to the last cut, and start every query.
@@ -64,6 +67,20 @@ class Stream:
         progress = roll_back(self.spark, self.lake, self.writers)
         for flow in FLOWS:
             self.queries.append(self._start_topic(flow, progress[flow.topic], until_drained))
+
+        if not until_drained:
+            self.stores = {name: StoreQuery(name, self) for name in self.settings.stream.stores}
+            threading.Thread(target=self._compact, name="compaction", daemon=True).start()
+
+    def _compact(self) -> None:
+        compactor = Compactor(self.lake, self.writers, self.settings.stream.compact_above_files)
+        while not self.stopping.wait(self.settings.stream.compact_every.total_seconds()):
+            try:
+                merged = compactor.round()
+                if merged:
+                    log.info("compacted %s", merged)
+            except Exception as error:  # files stay small for a while; the stream must not stop for that
+                log.warning("compaction: %s", error)
 
     def _start_topic(self, flow: Flow, progress: Progress, until_drained: bool) -> StreamingQuery:
         settings, contract = self.settings, contracts()[flow.topic]
@@ -113,6 +130,8 @@ class Stream:
         active = {query.name: time.monotonic() for query in self.queries}
         batches: dict[str, Any] = {}
         while not self.stopping.wait(poll):
+            for store in self.stores.values():
+                store.keep_running()
             for query in self.queries:
                 if not query.isActive:
                     error = query.exception()
@@ -134,11 +153,59 @@ class Stream:
     def stop(self) -> None:
         """Ask :meth:`watch` to return and end every query after its current batch."""
         self.stopping.set()
-        for query in self.queries:
+        for topic in self.passes.values():
+            topic.close()
+        followers = [store.query for store in self.stores.values() if store.query is not None]
+        for query in [*self.queries, *followers]:
             if query.isActive:
                 query.stop()
 
 
+class StoreQuery:
+    """One store's fan-out query, started again with growing pauses for as long as the store is away."""
+
+    FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+
+    def __init__(self, name: str, stream: Stream):
+        self.name, self.stream = name, stream
+        self.query: StreamingQuery | None = None
+        self.failed = ""
+        self.pause, self.again_at = self.FIRST_PAUSE, 0.0
+
+    def keep_running(self) -> None:
+        """Start the query if it is not running and its pause is over."""
+        if self.query is not None and self.query.isActive:
+            if self.query.lastProgress:
+                self.pause, self.failed = self.FIRST_PAUSE, ""
+            return
+        if self.query is not None:
+            self._failed(self.query.exception())
+            self.query = None
+        if time.monotonic() < self.again_at:
+            return
+        settings = self.stream.settings
+        try:
+            source, write = FANOUT[self.name](self.stream.spark, settings)
+            self.query = (
+                source.writeStream.queryName(self.name)
+                .option("checkpointLocation", f"{settings.root}/_checkpoints/{self.name}/g1")
+                .foreachBatch(write)
+                .trigger(processingTime=f"{settings.stream.fanout_trigger // timedelta(milliseconds=1)} milliseconds")
+                .start()
+            )
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception | None) -> None:
+        self.failed = _cause(error) if error else "stopped"
+        log.warning("%s is behind: %s; next attempt in %.0f s", self.name, self.failed, self.pause)
+        self.again_at = time.monotonic() + self.pause
+        self.pause = min(self.pause * 2, self.LONGEST_PAUSE)
+
+
 def _cause(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[0] if lines else "?")[:500]
+    """The line of a Spark error that says what went wrong: of a Python traceback its last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("at ")]
+    if any(line.startswith("Traceback") for line in lines):
+        return next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1])[:500]
+    return (lines[0] if lines else "?")[:500]

@@ -1,0 +1,60 @@
+"""Keeping the stream running: bounded restarts with backoff, then a non-zero exit; never a silent end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from types import FrameType
+
+from lakehouse.contracts import contracts
+from lakehouse.runtime.stream import Stream
+from lakehouse.session import spark_session
+from lakehouse.settings import Settings
+
+log = logging.getLogger("lakehouse.stream")
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+HEALTHY_AFTER = 300.0
+"""Seconds without a failure after which earlier restarts no longer count."""
+
+
+def run(settings: Settings, until_drained: bool = False) -> int:
+    """Run the stream until SIGTERM or SIGINT (exit code 0), or until ``stream.restarts`` failures in a row (1).
+
+    Each restart goes back to the last cut first, so a crash half way through a batch costs nothing but time.
+    """
+    contracts()
+    spark = spark_session(settings, "lakehouse-stream")
+    stopping = False
+    stream = Stream(spark, settings)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        stream.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    failures, pause = 0, FIRST_PAUSE
+    while True:
+        started = time.monotonic()
+        try:
+            stream.start(until_drained)
+            stream.watch()
+            stream.stop()
+            return 0
+        except Exception as error:
+            if stopping:
+                return 0
+            log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            stream.stop()
+            if time.monotonic() - started > HEALTHY_AFTER:
+                failures, pause = 0, FIRST_PAUSE
+            failures += 1
+            if failures > settings.stream.restarts:
+                log.error("gave up after %d restarts; `lakehouse status` and the lines above say where", failures - 1)
+                return 1
+            log.warning("restart %d of %d in %.0f s", failures, settings.stream.restarts, pause)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            stream = Stream(spark, settings)

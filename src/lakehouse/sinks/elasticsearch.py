@@ -1,0 +1,141 @@
+"""Elasticsearch, the lake's indices: silver logs and metrics, and service health.
+
+Guarantee: ids come from identity, so a repeated document replaces itself; service health carries its table's version
+and is never replaced by an older one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+from elasticsearch import BadRequestError, Elasticsearch
+
+from lakehouse.settings import Settings
+
+LOGS, METRICS, HEALTH, PROGRESS = "logs-service", "metrics-system", "service-health", "lakehouse-progress"
+MAX_ID_BYTES = 512
+CHUNK_BYTES = 8 << 20
+_KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
+_SOURCE = {
+    "properties": {
+        "topic": _KEYWORD,
+        "partition": {"type": "integer"},
+        "offset": {"type": "long"},
+        "rescued": {"type": "keyword", "index": False, "doc_values": False},
+    }
+}
+
+
+def _object(**fields: dict[str, Any]) -> dict[str, Any]:
+    return {"properties": fields}
+
+
+MAPPINGS: dict[str, dict[str, Any]] = {
+    LOGS: {
+        "@timestamp": {"type": "date"},
+        "message": {"type": "text"},
+        "log": _object(level=_KEYWORD),
+        "service": _object(name=_KEYWORD),
+        "host": _object(name=_KEYWORD),
+        "trace": _object(id=_KEYWORD),
+        "http": _object(response=_object(status_code={"type": "long"})),
+        "event": _object(id=_KEYWORD, duration={"type": "long"}, dataset=_KEYWORD),
+        "url": _object(path=_KEYWORD),
+        "error": _object(message={"type": "text"}, type=_KEYWORD, code=_KEYWORD, id=_KEYWORD, stack_trace={"type": "text"}),
+        "lakehouse": _SOURCE,
+    },
+    METRICS: {
+        "@timestamp": {"type": "date"},
+        "host": _object(name=_KEYWORD),
+        "metric": _KEYWORD,
+        "value": {"type": "double"},
+        "dimensions": {"type": "object", "enabled": False},
+        "lakehouse": _SOURCE,
+    },
+    HEALTH: {
+        "window_start": {"type": "date"},
+        "service": _KEYWORD,
+        **{name: {"type": "long"} for name in ("requests", "errors", "version")},
+        **{name: {"type": "double"} for name in ("error_rate", "p50_ms", "p95_ms", "p99_ms")},
+    },
+    PROGRESS: {"fanout": {"type": "object", "enabled": False}},
+}
+
+
+def document_id(identity: str) -> str:
+    """An identity as ``_id``: itself, or its SHA-256 where it is longer than Elasticsearch takes."""
+    data = identity.encode()
+    return identity if len(data) <= MAX_ID_BYTES else hashlib.sha256(data).hexdigest()
+
+
+class ElasticsearchSink:
+    """Writes documents by bulk requests."""
+
+    def __init__(self, settings: Settings):
+        self.client = Elasticsearch(settings.elasticsearch.url.get_secret_value(), request_timeout=30, max_retries=0)
+
+    def prepare(self) -> None:
+        """Create the indices, each behind an alias, where they are missing."""
+        for alias, properties in MAPPINGS.items():
+            if self.client.indices.exists_alias(name=alias):
+                continue
+            try:
+                self.client.indices.create(
+                    index=f"{alias}-000001",
+                    settings={"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": "1s"},
+                    mappings={"dynamic": False, "properties": properties},
+                    aliases={alias: {"is_write_index": True}},
+                )
+            except BadRequestError as error:
+                if "resource_already_exists" not in str(error):
+                    raise
+
+    def index(self, name: str, documents: Iterable[tuple[str, bytes, int | None]]) -> None:
+        """Write (id, JSON body, version or None) to an index; an older version than the stored one is passed over.
+
+        Raises:
+            RuntimeError: Elasticsearch refused a document; the message holds its reason.
+        """
+        for lines in _chunks(name, documents):
+            answer = self.client.bulk(operations=lines)
+            if answer["errors"]:
+                refused = [
+                    item["index"]["error"]["reason"]
+                    for item in answer["items"]
+                    if item["index"]["status"] not in (200, 201, 409)
+                ]
+                if refused:
+                    raise RuntimeError(f"{name}: {len(refused)} documents refused, the first: {refused[0]}")
+
+    def progress(self) -> dict[str, Any]:
+        """How far the fan-out to this store is."""
+        answer = self.client.options(ignore_status=404).get(index=PROGRESS, id="fanout")
+        found: dict[str, Any] = answer.body.get("_source") or {}
+        return {"changes": found.get("changes", {}), "silver": found.get("silver", {})}
+
+    def advance(self, progress: dict[str, Any]) -> None:
+        """Record progress, after the documents."""
+        self.client.index(index=PROGRESS, id="fanout", document=progress)
+
+    def refresh(self) -> None:
+        """Make everything written visible to searches."""
+        self.client.indices.refresh(index=[LOGS, METRICS, HEALTH])
+
+
+def _chunks(name: str, documents: Iterable[tuple[str, bytes, int | None]]) -> Iterator[list[bytes]]:
+    lines: list[bytes] = []
+    size = 0
+    for identity, body, version in documents:
+        action: dict[str, Any] = {"_index": name, "_id": document_id(identity)}
+        if version is not None:
+            action |= {"version": version, "version_type": "external_gte"}
+        lines += [orjson.dumps({"index": action}), body]
+        size += len(body)
+        if size >= CHUNK_BYTES or len(lines) >= 10_000:
+            yield lines
+            lines, size = [], 0
+    if lines:
+        yield lines
