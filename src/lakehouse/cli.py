@@ -23,9 +23,9 @@ PROBLEMS_FOUND = 3
 
 
 class Verbs(TyperGroup):
-    """Turns an error that a verb raises into one line on stderr and exit code 1; ``--debug`` shows its trace instead."""
+    """Turns an error that a verb raises into one line on stderr and exit code 1, unless ``--debug`` wants its trace."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
             return super().invoke(ctx)
@@ -62,7 +62,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """The entry point of ``lakehouse``."""
+    if sys.argv[1:2] == ["sql"]:
+        _import_arrow_alone()
     app()
+
+
+def _import_arrow_alone() -> None:
+    """Import Arrow's datasets without pandas, which Arrow loads (0.4 s) just to see whether it is installed.
+
+    ``to_pandas`` does not work afterwards, so this is for a process that answers one query and ends.
+    """
+
+    class Hidden:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+            if name == "pandas":
+                raise ModuleNotFoundError(name)
+
+    sys.meta_path.insert(0, Hidden)  # type: ignore[arg-type]
+    try:
+        import pyarrow.dataset  # noqa: F401
+    finally:
+        sys.meta_path.remove(Hidden)
 
 
 @app.callback()

@@ -112,8 +112,8 @@ class Broker:
         while True:
             start = max(first[0], high - back)
             last = first if start == first[0] else None
-            for last in self._read(partition, start):
-                pass
+            for record in self._read(partition, start):
+                last = record
             if last is not None:
                 return Waiting(last[0] + 1, last[0] + 1 - cut, first[1])
             back *= 4
@@ -239,7 +239,7 @@ def reachable(settings: Settings) -> None:
     """Return when the lake's storage accepts connections.
 
     Raises:
-        LakeError: it does not; delta-rs alone would try for minutes.
+        LakeError: it does not, in words that delta-rs lacks.
     """
     from lakehouse.stack import probes
 

@@ -1,4 +1,8 @@
-"""SQL over the lake for people and scripts: DuckDB over delta-rs by default, Spark where a query needs it."""
+"""SQL over the lake for people and scripts: DuckDB over delta-rs by default, Spark where a query needs it.
+
+The map (``flows.py``) and with it Spark's Python is loaded only to explain an error: importing it takes longer than
+answering.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,22 @@ import base64
 import csv
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, TextIO
 
 import duckdb
 import orjson
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
-from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
-from lakehouse.sources.lake import Lake
 
-_NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*\"?(\w+)\"?", re.IGNORECASE)
-_READS = {"SELECT", "EXPLAIN"}
+_NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*[\"`]?(\w+)", re.IGNORECASE)
+_NO_COLUMN = re.compile(r"(?:Referenced column|a column named|function parameter with name) [\"`]?(\w+)")
+_NO_TABLE = re.compile(r"(?:Table with name|table or view) [\"`]?([\w.`]+)")
 
 
 class QueryError(Exception):
@@ -40,15 +46,37 @@ def query(settings: Settings, sql: str) -> Answer:
         QueryError: it is not one SELECT, or names something that is not there.
         LakeError: a table cannot be read.
     """
-    named = _named(sql)
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        try:
+            statements = connection.extract_statements(sql)
+            if [statement.type.name for statement in statements] not in (["SELECT"], ["EXPLAIN"]):
+                raise QueryError("one SELECT at a time: tables are written by the stream and the jobs alone")
+            with ThreadPoolExecutor(8) as pool:
+                names = _named(sql)
+                opened = list(pool.map(lambda name: _open(settings, name), names))
+            for name, table in zip(names, opened, strict=True):
+                if table is not None:
+                    layer, _, short = name.partition(".")
+                    connection.register(f"__{layer}_{short}", table.to_pyarrow_dataset())
+                    connection.execute(f'create schema if not exists "{layer}"')
+                    connection.execute(f'create view "{layer}"."{short}" as select * from "__{layer}_{short}"')
+            found = connection.execute(sql)
+            return Answer([column[0] for column in found.description or []], found.fetchall())
+        except duckdb.Error as error:
+            raise QueryError(explain(str(error), sql)) from None
+
+
+def _open(settings: Settings, name: str) -> DeltaTable | None:
+    """A table, or None where there is none: what looks like a table's name may be an alias and its column."""
     try:
-        statements = duckdb.connect().extract_statements(sql)
-        if len(statements) != 1 or statements[0].type.name not in _READS:
-            raise QueryError("one SELECT at a time, please: tables are written by the stream and the jobs alone")
-        found = Lake(settings).query(sql)
-        return Answer([column[0] for column in found.description or []], found.fetchall())
-    except duckdb.Error as error:
-        raise QueryError(explain(str(error), named)) from None
+        return DeltaTable(settings.table_uri(name))
+    except TableNotFoundError:
+        return None
+    except Exception:
+        from lakehouse.sources.lake import Lake
+
+        return Lake(settings).table(name)  # raises the error that says what to do
 
 
 def query_spark(settings: Settings, sql: str) -> Answer:
@@ -61,9 +89,10 @@ def query_spark(settings: Settings, sql: str) -> Answer:
 
     from lakehouse.session import spark_session
 
-    named = _named(sql)
     spark = spark_session(settings, "sql")
-    for name in named:
+    for name in _named(sql):
+        if _open(settings, name) is None:
+            continue
         layer = name.partition(".")[0]
         spark.sql(f"create database if not exists {layer}")
         spark.sql(f"create table if not exists {name} using delta location '{settings.table_uri(name)}'")
@@ -71,7 +100,7 @@ def query_spark(settings: Settings, sql: str) -> Answer:
         frame = spark.sql(f"select * from ({sql.strip().rstrip(';')}\n)")  # a sub-query can only read
         rows = [tuple(_plain(value) for value in row) for row in frame.collect()]
     except PySparkException as error:
-        raise QueryError(explain(str(error).partition("JVM stacktrace")[0], named)) from None
+        raise QueryError(explain(str(error).partition("JVM stacktrace")[0], sql)) from None
     return Answer(frame.columns, rows)
 
 
@@ -87,24 +116,9 @@ def _plain(value: Any) -> Any:
 
 
 def _named(sql: str) -> list[str]:
-    """The tables that a query names.
-
-    Raises:
-        QueryError: one of them is not a table of the lake; names the nearest.
-    """
-    names = sorted({f"{layer}.{table}".lower() for layer, table in _NAME.findall(_without_text(sql))})
-    for name in names:
-        # An alias or a column may look like layer.table, but only where the layer's name is an alias.
-        if name not in TABLES and not re.search(
-            rf"\b(as\s+)?{name.partition('.')[0]}\s*(,|\bon\b|\bwhere\b|$)", sql, re.I
-        ):
-            raise QueryError(f"no table {name}{_nearest(name, TABLES)}; `lakehouse tables` lists them")
-    return [name for name in names if name in TABLES]
-
-
-def _without_text(sql: str) -> str:
-    """SQL without comments and string literals."""
-    return re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.S)
+    """What a query names in the form ``layer.name``, literals and comments aside."""
+    code = re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.S)
+    return sorted({f"{layer}.{table}".lower() for layer, table in _NAME.findall(code)})
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -112,19 +126,22 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]}?" if near else ""
 
 
-def explain(message: str, tables: Sequence[str]) -> str:
-    """An engine's error as one line; a misspelt table or column gets the nearest name of the tables in the query."""
-    if match := re.search(
-        r"(?:Referenced column|does not have a column named|column, variable, or function parameter with name) \"?`?(\w+)",
-        message,
-    ):
-        columns = {column for name in tables for column in TABLES[name].schema.names}
+def explain(message: str, sql: str) -> str:
+    """An engine's error as one line; a misspelt table or column gets the nearest name there is."""
+    from lakehouse.flows import TABLES
+
+    named = _named(sql)
+    if match := _NO_COLUMN.search(message):
+        columns = {column for name in named if name in TABLES for column in TABLES[name].schema.names}
         return f"no column {match[1]}{_nearest(match[1], columns)}"
-    if match := re.search(r"(?:Table with name|table or view) \"?`?([\w.`]+)", message):
-        name = match[1].replace("`", "").rstrip(".")
-        return f"no table {name}{_nearest(name, TABLES)}; `lakehouse tables` lists them"
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:1]) or "the query failed"
+    if match := _NO_TABLE.search(message):
+        wanted = match[1].replace("`", "").strip(".").removeprefix("spark_catalog.")
+        # DuckDB leaves the schema out.
+        name = next((n for n in named if n == wanted or n.endswith(f".{wanted}")), wanted)
+        if name in TABLES:
+            return f"{name} is not there yet; `lakehouse up` creates all tables"
+        return f"no table {name}{_nearest(name, TABLES) or ';'} `lakehouse tables` lists them"
+    return next((line.strip() for line in message.splitlines() if line.strip()), "the query failed")
 
 
 def _value(value: Any) -> Any:
