@@ -12,11 +12,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lakehouse.audit import kafka as _kafka
+from lakehouse.audit import stores as _stores
 from lakehouse.audit.gold import gold
-from lakehouse.audit.kafka import kafka as _kafka
 from lakehouse.audit.records import records
 from lakehouse.audit.run import TOPICS, Run
-from lakehouse.audit.stores import stores as _stores
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Cut, Lake, LakeError
 
@@ -59,17 +59,16 @@ def audit(
             if topic.name not in cuts:
                 answers |= {table: {"rows": 0, "balanced": True} for table in topic.gold}
                 continue
-            run.rows(f"set variable horizon_us = {settings.stream.duplicate_horizon // timedelta(microseconds=1)}")
             try:
                 counts = topics[topic.name] = records(run, topic)
                 if kafka:
-                    counts["expired"] = _kafka(run, topic)
+                    counts["expired"] = _kafka.kafka(run, topic)
                 answers |= gold(run, topic)
             except LakeError as error:
                 run.problem("tables.readable", str(error), topic=topic.name)
                 answers |= {table: {"rows": 0, "balanced": False} for table in topic.gold if table not in answers}
         if stores:
-            documents = _stores(run, wait)
+            documents = _stores.stores(run, wait)
         return {
             "balanced": not run.problems,
             "cut": {topic: _shown(cut) for topic, cut in cuts.items()},
@@ -96,7 +95,7 @@ def render(result: dict[str, Any]) -> str:
         lines.append(f"{name:<16} cut {seq}: {parts}")
     for kind, counted in (("gold", "rows"), ("stores", "documents")):
         for name, found in result[kind].items():
-            lines.append(f"{name:<36} {found[counted]:>10,} {counted}  {'ok' if found['balanced'] else 'DIFFERS'}")
+            lines.append(f"{name:<42} {found[counted]:>10,} {counted}  {'ok' if found['balanced'] else 'DIFFERS'}")
     for problem in result["problems"]:
         lines.append(f"{problem['rule']}: {_place(problem)}: {problem['detail']} ({problem['count']:,})")
     lines.append("balanced" if result["balanced"] else f"NOT balanced: {len(result['problems'])} problems")

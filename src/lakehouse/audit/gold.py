@@ -35,7 +35,7 @@ TABLES = {
     "gold.trending_posts": Gold(("as_of", "rank"), ("post_id",), ("score",)),
 }
 _TRENDING = """
-with e as (select * from expected),
+with e as (select * from recomputed),
 t as (select row_number() over (order by score desc, post_id) as rank, * from e qualify rank <= 50),
 g as (
     select *, count(*) over (partition by rank) as ranks, count(*) over (partition by post_id) as posts,
@@ -71,7 +71,7 @@ def key_text(table: str, alias: str) -> str:
 
 
 def _differences(table: str, sizes: list[str]) -> str:
-    """SQL for the keys whose rows differ between ``expected`` and ``gold``, in both directions."""
+    """SQL for the keys whose rows differ between ``recomputed`` and ``gold``, in both directions."""
     gold = TABLES[table]
     differs = {name: f"g.{name} is distinct from e.{name}" for name in gold.exact}
     for name in gold.near:
@@ -86,7 +86,7 @@ def _differences(table: str, sizes: list[str]) -> str:
     return f"""select case when g.there is null then {key_text(table, "e")} || ': missing'
             when e.there is null then {key_text(table, "g")} || ': not in silver'
             else {key_text(table, "g")} || ': ' || concat_ws('; ', {listed}) end as detail
-        from (select *, true as there from gold) as g full join (select *, true as there from expected) as e on {on}
+        from (select *, true as there from gold) as g full join (select *, true as there from recomputed) as e on {on}
         where g.there is null or e.there is null or {" or ".join(differs.values())}"""
 
 
@@ -108,7 +108,7 @@ def gold(run: Run, topic: Topic) -> dict[str, dict[str, Any]]:
             )
         else:
             run.rows("set variable as_of_us = (select max(epoch_us(timestamp)) // 60000000 * 60000000 from silver)")
-            run.rows(f"create or replace temp table expected as {queries[table]}")
+            run.rows(f"create or replace temp table recomputed as {queries[table]}")
             keys = ", ".join(shape.key)
             run.keys(
                 "gold.once",
@@ -118,7 +118,7 @@ def gold(run: Run, topic: Topic) -> dict[str, dict[str, Any]]:
                 f"group by {keys} having count(*) > 1",
             )
             trending = table == "gold.trending_posts"
-            sizes = run.columns("expected")
+            sizes = run.columns("recomputed")
             run.keys("gold.values", table, topic.name, _TRENDING if trending else _differences(table, sizes))
         found[table] = {"rows": run.one("select count(*) from gold"), "balanced": len(run.problems) == before}
     return found

@@ -26,49 +26,64 @@ _SCHEMA = pa.schema(
 )
 
 
-def _row(message: Message) -> tuple[Any, ...]:
+Row = tuple[int, int, int, bytes | None, bytes | None, list[dict[str, Any]]]
+"""Partition, offset, append time (microseconds), key, value, headers."""
+_DIGEST = "coalesce(sha256(key), 'null') || coalesce(sha256(value), 'null')"
+
+
+def _row(message: Message) -> Row:
     headers = [{"key": key, "value": value} for key, value in message.headers() or []]
-    return (
-        message.partition(),
-        message.offset(),
-        message.timestamp()[1] * 1000,
-        message.key(),
-        message.value(),
-        headers,
-    )
+    time_us = message.timestamp()[1] * 1000
+    return message.partition(), message.offset(), time_us, message.key(), message.value(), headers
 
 
-def _batches(consumer: Consumer, starts: dict[int, int], ends: dict[int, int], topic: str) -> Iterator[pa.RecordBatch]:
+def _read(consumer: Consumer, starts: dict[int, int], ends: dict[int, int], topic: str) -> Iterator[list[Row]]:
     """Every committed record from ``starts`` to before ``ends``, per partition.
 
     Raises:
         KafkaException: the broker failed or stalled.
     """
-    open_partitions = {partition for partition, end in ends.items() if starts[partition] < end}
-    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in open_partitions])
+    unread = {partition for partition, end in ends.items() if starts[partition] < end}
+    consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in unread])
     heard = time.monotonic()
-    while open_partitions:
-        rows = []
+    while unread:
+        rows: list[Row] = []
         for message in consumer.consume(_BATCH, timeout=1.0):
             heard = time.monotonic()
             partition, error = message.partition(), message.error()
             if error is None and message.offset() < ends[partition]:
                 rows.append(_row(message))
             elif error is None or error.code() == KafkaError._PARTITION_EOF:
-                open_partitions.discard(partition)
+                unread.discard(partition)
             elif not error.retriable():
                 raise KafkaException(error)
         # The end may lie behind transaction markers, which are never handed out: then only the position tells.
-        for place in consumer.position([TopicPartition(topic, partition) for partition in open_partitions]):
+        for place in consumer.position([TopicPartition(topic, partition) for partition in unread]):
             if place.offset != OFFSET_INVALID and place.offset >= ends[place.partition]:
-                open_partitions.discard(place.partition)
-        if rows:
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
-        elif time.monotonic() - heard > STALL_S:
+                unread.discard(place.partition)
+        done = [TopicPartition(topic, partition) for partition in starts if partition not in unread]
+        if done and unread:
+            consumer.pause([place for place in done if place in consumer.assignment()])
+        yield rows
+        if time.monotonic() - heard > STALL_S:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"nothing from {topic} for {STALL_S} s"))
+
+
+def prepare(run: Run, starts: dict[int, int]) -> None:
+    """Make empty table ``kafka``, and ``lows``: where each partition's records begin."""
+    run.numbers("lows", "low", starts)
+    run.rows(
+        'create or replace table kafka (partition integer, "offset" bigint, arrival bigint, digest varchar, headers '
+        "struct(key varchar, value blob)[])"
+    )
+
+
+def add(run: Run, rows: list[Row]) -> None:
+    """Add records to table ``kafka``; keys and values as SHA-256."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    run.db.register("kafka_rows", pa.Table.from_arrays(arrays, schema=_SCHEMA))
+    run.rows(f'insert into kafka select partition, "offset", arrival, {_DIGEST}, headers from kafka_rows')
 
 
 def kafka(run: Run, topic: Topic) -> int:
@@ -81,7 +96,7 @@ def kafka(run: Run, topic: Topic) -> int:
     consumer = Consumer(
         {
             "bootstrap.servers": run.settings.kafka.bootstrap_servers,
-            "group.id": "lakehouse-audit",
+            "group.id": "lakehouse-audit",  # never joined: partitions are assigned, nothing is committed
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "isolation.level": "read_committed",
@@ -90,16 +105,10 @@ def kafka(run: Run, topic: Topic) -> int:
             "log_level": 0,
         }
     )
-    run.rows(
-        'create or replace table kafka (partition integer, "offset" bigint, arrival bigint, digest varchar, headers '
-        "struct(key varchar, value blob)[])"
-    )
-    digest = "coalesce(sha256(key), 'null') || coalesce(sha256(value), 'null')"
     starts: dict[int, int] = {}
     try:
         for partition, end in ends.items():
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic.name, partition), timeout=10)
-            starts[partition] = low
+            starts[partition], high = consumer.get_watermark_offsets(TopicPartition(topic.name, partition), timeout=10)
             if high < end:
                 run.problem(
                     "kafka.end",
@@ -110,22 +119,20 @@ def kafka(run: Run, topic: Topic) -> int:
                     last=end - 1,
                     count=end - high,
                 )
-        for batch in _batches(consumer, starts, ends, topic.name):
-            run.db.register("kafka_batch", pa.Table.from_batches([batch]))
-            run.rows(f'insert into kafka select partition, "offset", arrival, {digest}, headers from kafka_batch')
+        prepare(run, starts)
+        for rows in _read(consumer, starts, ends, topic.name):
+            add(run, rows)
     except KafkaException as error:
         where = run.settings.kafka.bootstrap_servers
         run.problem("kafka.unreachable", f"{where}: {error.args[0].str()}; see `lakehouse status`", topic=topic.name)
         return 0
     finally:
         consumer.close()
-    run.numbers("lows", "low", starts)
-    compare(run, topic, digest)
-    return int(run.one('select count(*) from state join lows using (partition) where "offset" < low'))
+    return compare(run, topic)
 
 
-def compare(run: Run, topic: Topic, digest: str) -> None:
-    """Hold table ``kafka`` (offsets from ``lows`` on) against bronze, in both directions."""
+def compare(run: Run, topic: Topic) -> int:
+    """Hold table ``kafka`` against bronze, in both directions; how many bronze rows lie before ``lows``."""
     run.offsets(
         "kafka.missing",
         topic.bronze,
@@ -151,7 +158,8 @@ def compare(run: Run, topic: Topic, digest: str) -> None:
             case when b.arrival is distinct from k.arrival then 'timestamp' end,
             case when b.headers is distinct from k.headers then 'headers' end) || ' not as in Kafka' as detail
         from (select partition, "offset", epoch_us(timestamp) as arrival, coalesce(headers, []) as headers,
-                {digest} as digest from bronze) as b
+                {_DIGEST} as digest from bronze) as b
         join kafka as k using (partition, "offset")
         where b.digest <> k.digest or b.arrival is distinct from k.arrival or b.headers is distinct from k.headers""",
     )
+    return int(run.one('select count(*) from state join lows using (partition) where "offset" < low'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +47,7 @@ TOPICS = (
     Topic("system-metrics", "bronze.system_metrics", "silver.system_metrics", ("gold.host_utilization_minute",)),
 )
 SHARED = ("silver.quarantine",)
-"""Tables of all topics. The ledger is read at its newest version and cut by batch: no row of it names its own version."""
+"""Tables of all topics. The ledger is one too, but is read at its newest version: no row of it can name its own."""
 
 
 def sections(name: str, mark: str) -> list[tuple[str, str]]:
@@ -83,6 +84,7 @@ class Run:
             self.rows(f"set {option}")
         canonical.register(self.db)
         self.rows((SQL / "common.sql").read_text())
+        self.rows(f"set variable horizon_us = {self.settings.stream.duplicate_horizon // timedelta(microseconds=1)}")
         return self
 
     def __exit__(

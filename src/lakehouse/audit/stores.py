@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import elasticsearch
 import pyarrow as pa
@@ -25,6 +25,8 @@ LATEST = 100
 """Rows of a gold table that Redis holds."""
 Document = tuple[str, Any]
 Found = dict[str, dict[str, Any]]
+Times = Literal["any", "shortest", "milliseconds"]
+"""How times stand in a document: RFC 3339 with Z; without a fraction that is zero; as BSON dates."""
 _BATCH = 10_000
 _POLL_S = 0.5
 _UNREACHABLE = (PyMongoError, redis.RedisError, elasticsearch.ApiError, elasticsearch.TransportError)
@@ -83,13 +85,14 @@ def load(run: Run, documents: Iterable[Document]) -> int:
     return count
 
 
-def _differs(kind: str, path: str, column: str, milliseconds: bool) -> str:
+def _differs(kind: str, path: str, column: str, times: Times = "any") -> str:
     """SQL: whether the value at a JSON path of ``body`` is not that of a column of type ``kind``."""
     text = f"case when kind(body, '{path}') = 'string' then json_extract_string(body, '{path}') end"
     if kind == "TIMESTAMP WITH TIME ZONE":
-        if milliseconds:
+        if times == "milliseconds":
             return f"rfc3339_us({text}) // 1000 is distinct from epoch_us({column}) // 1000"
-        return f"time_text_wrong({text}, {column})"
+        plain = f" or (epoch_us({column}) % 1000000 = 0 and contains({text}, '.'))" if times == "shortest" else ""
+        return f"time_text_wrong({text}, {column}){plain}"
     if kind in ("BIGINT", "INTEGER"):
         return f"integer_wrong(body, '{path}') or integer_at(body, '{path}') is distinct from {column}"
     if kind == "DOUBLE":
@@ -99,10 +102,10 @@ def _differs(kind: str, path: str, column: str, milliseconds: bool) -> str:
     return f"string_wrong(body, '{path}') or {text} is distinct from cast({column} as varchar)"
 
 
-def compare(run: Run, name: str, table: str, of: str = "true", milliseconds: bool = False) -> None:
+def compare(run: Run, name: str, table: str, of: str = "true", times: Times = "any") -> None:
     """Hold the documents for which ``of`` is true against view ``expected`` (id and gold's columns)."""
     kinds = {row[0]: row[1] for row in run.rows("describe expected")}
-    differs = {c: _differs(kinds[c], f"$.{c}", f"e.{c}", milliseconds) for c in TABLES[table].columns}
+    differs = {c: _differs(kinds[c], f"$.{c}", f"e.{c}", times) for c in TABLES[table].columns}
     listed = ", ".join(f"case when {sql} then '{column}' end" for column, sql in differs.items())
     run.keys(
         "store.values",
@@ -131,7 +134,7 @@ def _expect(run: Run, table: str, version: int | None, key: str) -> None:
 
 
 def gold_documents(
-    run: Run, name: str, table: str, documents: Iterable[Document], key: str, milliseconds: bool = False
+    run: Run, name: str, table: str, documents: Iterable[Document], key: str, times: Times = "any"
 ) -> int:
     """Documents that carry a gold row and the version that it was taken from, by ``key`` (SQL); how many there are.
 
@@ -142,7 +145,7 @@ def gold_documents(
     _expect(run, table, version, key)
     missing(run, name, table)
     at_cut = f"coalesce(integer_at(body, '$.version'), -1) <= {version}"
-    compare(run, name, table, at_cut, milliseconds)
+    compare(run, name, table, at_cut, times)
     run.keys(
         "store.version",
         name,
@@ -152,7 +155,7 @@ def gold_documents(
     newer = run.rows(f"select distinct integer_at(body, '$.version') from document where not ({at_cut}) order by 1")
     for (ahead,) in newer:
         _expect(run, table, ahead, key)
-        compare(run, name, table, f"integer_at(body, '$.version') = {ahead}", milliseconds)
+        compare(run, name, table, f"integer_at(body, '$.version') = {ahead}", times)
     return count
 
 
@@ -178,7 +181,7 @@ def latest(run: Run, name: str, table: str, value: bytes | str | None) -> int:
         f"qualify row_number() over (order by {order}) <= {LATEST}"
     )
     missing(run, name, table)
-    compare(run, name, table)
+    compare(run, name, table, times="shortest")
     return count
 
 
@@ -230,9 +233,7 @@ def _silver_documents(
 
 def log_documents(run: Run, documents: Iterable[Document], name: str = "elasticsearch.logs-service") -> int:
     """Every accepted log as a document; how many documents there are."""
-    paths = {
-        path: _differs("BIGINT" if path in _INTEGERS else "VARCHAR", f"$.{path}", f"s.{path}", False) for path in _LOGS
-    }
+    paths = {path: _differs("BIGINT" if path in _INTEGERS else "VARCHAR", f"$.{path}", f"s.{path}") for path in _LOGS}
     rescued = "json_extract_string(body, '$.lakehouse.rescued')"
     return _silver_documents(
         run,
@@ -241,7 +242,7 @@ def log_documents(run: Run, documents: Iterable[Document], name: str = "elastics
         documents,
         "document_id(s.event_id)",
         {
-            "@timestamp": _differs("TIMESTAMP WITH TIME ZONE", '$."@timestamp"', "s.time", False),
+            "@timestamp": _differs("TIMESTAMP WITH TIME ZONE", '$."@timestamp"', "s.time"),
             **paths,
             "lakehouse.rescued": f"case when {rescued} is not distinct from s._rescued then false "
             f"else canonical_text({rescued}) is distinct from canonical_text(s._rescued) end",
@@ -262,9 +263,9 @@ def metric_documents(run: Run, documents: Iterable[Document], name: str = "elast
         documents,
         "document_id(s.record_id || ':' || s.metric)",
         {
-            "@timestamp": _differs("TIMESTAMP WITH TIME ZONE", '$."@timestamp"', "s.time", False),
-            "host.name": _differs("VARCHAR", "$.host.name", "s.host", False),
-            "value": _differs("DOUBLE", "$.value", "s.value", False),
+            "@timestamp": _differs("TIMESTAMP WITH TIME ZONE", '$."@timestamp"', "s.time"),
+            "host.name": _differs("VARCHAR", "$.host.name", "s.host"),
+            "value": _differs("DOUBLE", "$.value", "s.value"),
             "dimensions": f"{dimensions} is distinct from list_sort(map_entries(coalesce(s.dimensions, map {{}})))",
         },
     )
@@ -309,7 +310,7 @@ def _mongodb(settings: Settings) -> tuple[Callable[[], Any], Callable[[Run], Fou
             if _TOPIC[table].name in run.cuts:
                 label, before = f"mongodb.{name}", len(run.problems)
                 documents = ((str(doc.pop("_id")), doc) for doc in database[name].find())
-                count = gold_documents(run, label, table, documents, key_text(table, "gold"), milliseconds=True)
+                count = gold_documents(run, label, table, documents, key_text(table, "gold"), times="milliseconds")
                 found[label] = {"documents": count, "balanced": len(run.problems) == before}
         return found
 
