@@ -6,10 +6,13 @@ Heavy imports stand inside the verbs, so that each starts as quickly as it can. 
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,9 +20,11 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from lakehouse.quality.quarantine import Selection
     from lakehouse.settings import Settings
 
 PROBLEMS_FOUND = 3
+_TIMES = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
 
 
 class Verbs(TyperGroup):
@@ -79,7 +84,7 @@ def _import_arrow_alone() -> None:
             if name == "pandas":
                 raise ModuleNotFoundError(name)
 
-    sys.meta_path.insert(0, Hidden)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Hidden)
     try:
         import pyarrow.dataset  # noqa: F401
     finally:
@@ -187,13 +192,18 @@ def wait(
 
 
 @app.command()
-def stream() -> None:
+def stream(
+    until_drained: Annotated[
+        bool, typer.Option("--until-drained", help="End once all that is in Kafka now is in the tables.")
+    ] = False,
+) -> None:
     """Run the stream here until stopped: Kafka to tables and stores (`up` runs it in the background)."""
     settings = _settings()
+    _log_to_stderr()
     _java_home(settings)
     from lakehouse.runtime.supervise import run
 
-    sys.exit(run(settings))
+    raise typer.Exit(run(settings, until_drained))
 
 
 @app.command()
@@ -201,7 +211,22 @@ def schedule() -> None:
     """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
     from lakehouse.schedule import run
 
+    _log_to_stderr()
     run(_settings())
+
+
+def _log_to_stderr() -> None:
+    import logging
+    import time
+
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    for noisy in ("py4j", "elastic_transport", "pymongo", "apscheduler"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _java_home(settings: Settings) -> None:
@@ -311,6 +336,222 @@ def audit(as_json: Json = False) -> None:
     _print_json(found) if as_json else typer.echo(render(found))
     if not found["balanced"]:
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def trace(record: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Where a record went; ID is an event_id, event.id, metric record id or topic/partition/offset."""
+    from lakehouse.trace import render, trace
+
+    found = trace(_settings(), record)
+    _print_json(found) if as_json else typer.echo(render(found))
+
+
+# --- mending -------------------------------------------------------------------------------------------------------
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="topic/partition/offset")]
+Reason = Annotated[str | None, typer.Option(help="A part of a reason.")]
+Topic = Annotated[str | None, typer.Option(help="Records of this topic.")]
+Since = Annotated[datetime | None, typer.Option("--from", formats=_TIMES, help="Arrived at or after (UTC).")]
+Until = Annotated[datetime | None, typer.Option("--to", formats=_TIMES, help="Arrived before (UTC).")]
+Status = Annotated[Literal["open", "replayed", "discarded"] | None, typer.Option(help="Records in this state.")]
+IdOption = Annotated[list[str] | None, typer.Option("--id", help="topic/partition/offset; may be given again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
+Again = Annotated[bool, typer.Option("--again", help="Also those that were dealt with before.")]
+All = Annotated[bool, typer.Option("--all", help="Every open record, where nothing else selects.")]
+
+
+def _selection(
+    ids: list[str] | None,
+    reason: str | None,
+    topic: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    status: Literal["open", "replayed", "discarded"] | None,
+) -> Selection:
+    from lakehouse.quality.quarantine import Selection, parse_id
+
+    return Selection(
+        tuple(parse_id(one) for one in ids or ()),
+        reason,
+        topic,
+        since.replace(tzinfo=UTC) if since else None,
+        until.replace(tzinfo=UTC) if until else None,
+        status,
+    )
+
+
+@quarantine.command("ls")
+def quarantine_ls(
+    ids: IdOption = None,
+    reason: Reason = None,
+    topic: Topic = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    limit: Annotated[int, typer.Option(help="How many, the newest first.")] = 50,
+    summary: Annotated[bool, typer.Option("--by-reason", help="Counts by topic, reason and status.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List quarantined records."""
+    from lakehouse.quality.quarantine import by_reason, ls
+    from lakehouse.report import show_rows
+
+    selection = _selection(ids, reason, topic, since, until, status)
+    found = by_reason(_settings(), selection) if summary else ls(_settings(), selection, limit)
+    if as_json:
+        _print_json(found)
+    elif found:
+        show_rows(list(found[0]), [list(row.values()) for row in found])
+    else:
+        typer.echo("nothing in quarantine matches")
+
+
+@quarantine.command("show")
+def quarantine_show(record: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Show one record: bytes, reasons, headers."""
+    from lakehouse.quality.quarantine import parse_id, show
+    from lakehouse.query import text
+
+    found = show(_settings(), parse_id(record))
+    if as_json:
+        _print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name:<11} {text(value)}")
+
+
+@quarantine.command("replay")
+def quarantine_replay(
+    ids: Ids = None,
+    id_option: IdOption = None,
+    reason: Reason = None,
+    topic: Topic = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="POINTER=JSON", help="Set a field, as in /rating=4.5.")
+    ] = None,
+    edit: Annotated[
+        str | None, typer.Option(help="A command that reads the value on stdin and prints the mended one.")
+    ] = None,
+    everything: All = False,
+    again: Again = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Send quarantined records to their topic again, mended; each lands once however often it is replayed."""
+    from lakehouse.quality.quarantine import editing, replay, setting
+
+    mends = []
+    for one in sets or ():
+        pointer, _, value = one.partition("=")
+        try:
+            mends.append(setting(pointer, json.loads(value)))
+        except ValueError:
+            raise typer.BadParameter(
+                f"--set {one}: give POINTER=JSON, such as /rating=4.5 or '/page=\"/feed\"'"
+            ) from None
+    if edit:
+        mends.append(editing(shlex.split(edit)))
+    selection = _selection([*(ids or ()), *(id_option or ())], reason, topic, since, until, status)
+    _select_something(selection, everything)
+    with _bar("replaying", "records") as progress:
+        found = replay(_settings(), selection, mends, again=again, dry_run=dry_run, progress=progress)
+    _acted(found, as_json)
+
+
+@quarantine.command("discard")
+def quarantine_discard(
+    ids: Ids = None,
+    id_option: IdOption = None,
+    reason: Reason = None,
+    topic: Topic = None,
+    since: Since = None,
+    until: Until = None,
+    status: Status = None,
+    everything: All = False,
+    again: Again = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Mark quarantined records as discarded; they stay, and stay counted."""
+    from lakehouse.quality.quarantine import discard
+
+    selection = _selection([*(ids or ()), *(id_option or ())], reason, topic, since, until, status)
+    _select_something(selection, everything)
+    _acted(discard(_settings(), selection, again=again, dry_run=dry_run), as_json)
+
+
+def _select_something(selection: Selection, everything: bool) -> None:
+    if not everything and selection == type(selection)():
+        raise typer.BadParameter("name records, by id, --reason, --topic, --from, --to or --status, or say --all")
+
+
+def _acted(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(found)
+    else:
+        from lakehouse.query import text
+
+        for name, value in found.items():
+            if not isinstance(value, list):
+                typer.echo(f"{name.replace('_', ' '):<12} {value:,}")
+        for name in ("would_send", "would_discard"):
+            for one in found.get(name, []):
+                typer.echo(f"{name.replace('_', ' '):<12} {text(one)}")
+    for one in found.get("skipped", []):
+        typer.echo(f"skipped {one['id']}: {one['why']}", err=True)
+    if found.get("skipped"):
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def rebuild(
+    table: Annotated[str | None, typer.Argument(help="A table, such as gold.activity_minute.")] = None,
+    store: Annotated[str | None, typer.Option(help="Or a store: mongodb, redis or elasticsearch.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fill a table or a store again from what lies before it; recorded winners are kept."""
+    if (table is None) == (store is None):
+        raise typer.BadParameter("name a table, or a store with --store")
+    settings = _settings()
+    _java_home(settings)
+    from lakehouse.runtime.rebuild import rebuild
+
+    with _steps(f"rebuilding {table or store}"):
+        found = rebuild(settings, table=table, store=store)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+def _print_facts(found: dict[str, Any]) -> None:
+    from lakehouse.query import text
+
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' '):<20} {text(value)}")
+
+
+# --- trying it -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(profile: Annotated[str, typer.Option(help="ci: the short one.")] = "full") -> None:
+    """Bring everything up, stream a simulated service through it, and show what came out."""
+    from lakehouse.demo import demo
+
+    demo(_settings(), profile)
+
+
+@app.command()
+def bench(name: str, as_json: Json = False) -> None:
+    """Measure: `bench ingest` prints freshness, drain and batch times on this machine."""
+    settings = _settings()
+    _java_home(settings)
+    from lakehouse.bench import bench
+
+    found = bench(settings, name)
+    _print_json(found) if as_json else _print_facts(found)
 
 
 if __name__ == "__main__":

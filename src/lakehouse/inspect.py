@@ -18,6 +18,7 @@ from lakehouse import stack
 from lakehouse.contracts import TOPICS
 from lakehouse.flows import TABLES
 from lakehouse.runtime.ledger import CHANGES, LEDGER
+from lakehouse.schedule import runs
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Cut, Lake, LakeError
 from lakehouse.sources.topics import TopicError
@@ -173,6 +174,7 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
             "programs": programs.result(),
             "api": {"url": None},
             **summary,
+            "runs": runs(settings).latest(),
         }
 
 

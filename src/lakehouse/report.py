@@ -125,5 +125,10 @@ def show_status(found: dict[str, Any]) -> None:
         console.print(f"[bold]tables[/]: {escape(tables['error'])}")
     else:
         show_tables([{"table": name, **facts} for name, facts in tables.items()])
-    for run in found.get("runs", []):
-        console.print(escape(f"run {run['name']} at {run['started_at']}: {run['outcome']} after {run['seconds']} s"))
+    if found["runs"]:
+        console.print()
+        table = _table("scheduled", "last run", "outcome", "seconds", "", numbers=("seconds",))
+        for name, run in found["runs"].items():
+            words = "" if run["outcome"] == "ok" else escape((run["output"].splitlines() or [""])[-1][:200])
+            table.add_row(name, run["started_at"], run["outcome"], _number(run["seconds"]), words)
+        console.print(table)

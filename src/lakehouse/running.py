@@ -7,12 +7,12 @@ import shutil
 import sys
 from contextlib import chdir
 
-from lakehouse import stack
+from lakehouse import schedule, stack
 from lakehouse.contracts import contracts
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.sources.topics import create_topics
 
-PROGRAMS = ("stream",)
+PROGRAMS = ("stream", "schedule")
 _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
 
@@ -20,14 +20,15 @@ _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> Settings:
     """Start what does not run yet and return the settings with the servers' addresses.
 
-    The contracts are read first. ``fresh`` wipes data and what was derived from them, and wants all stopped.
+    Contracts and timetable are read first. ``fresh`` wipes data and what was derived from them, and wants all stopped.
 
     Raises:
-        ContractError: a contract is wrong; nothing has been started.
+        ContractError, ScheduleError: a contract or the timetable is wrong; nothing has been started.
         StackError: a server does not start.
         TopicError: a topic cannot be made as the design says.
     """
     contracts()
+    schedule.read()
     settings = stack.up(settings, fresh=fresh)
     if fresh:
         for derived in ("index", "tmp", "runs.jsonl"):
