@@ -2,27 +2,25 @@
 
 create or replace macro blank(s) as not regexp_matches(s, '[^\s\p{Z}\x0b\x1c-\x1f\x{85}]');
 
--- What stands at a path of a JSON text; null and nothing are the same.
-create or replace macro kind(j, path) as case coalesce(json_type(j, path), 'NULL')
+-- What a JSON value is; null and nothing are the same.
+create or replace macro kind(x) as case coalesce(json_type(x), 'NULL')
     when 'VARCHAR' then 'string' when 'OBJECT' then 'object' when 'NULL' then 'absent'
     when 'DOUBLE' then 'number' when 'BIGINT' then 'number' when 'UBIGINT' then 'number'
     else 'other' end;
 
-create or replace macro number_at(j, path) as
-    case when kind(j, path) = 'number' then try_cast(json_extract_string(j, path) as double) end;
+create or replace macro text_of(x) as case when kind(x) = 'string' then json_extract_string(x, '$') end;
+
+create or replace macro number_of(x) as case when kind(x) = 'number' then try_cast(cast(x as varchar) as double) end;
 
 -- A 64-bit integer, also when written 500.0.
-create or replace macro integer_at(j, path) as case json_type(j, path)
-    when 'BIGINT' then try_cast(json_extract_string(j, path) as bigint)
-    when 'UBIGINT' then try_cast(json_extract_string(j, path) as bigint)
-    when 'DOUBLE' then case
-        when number_at(j, path) = trunc(number_at(j, path)) and number_at(j, path) >= -9223372036854775808.0::double
-            and number_at(j, path) < 9223372036854775808.0::double
-        then try_cast(number_at(j, path) as bigint) end end;
+create or replace macro integer_of(x) as case when kind(x) = 'number' then
+    case when json_type(x) <> 'DOUBLE' then try_cast(cast(x as varchar) as bigint)
+        when number_of(x) = trunc(number_of(x)) and number_of(x) >= -9223372036854775808.0::double
+            and number_of(x) < 9223372036854775808.0::double then try_cast(number_of(x) as bigint) end end;
 
-create or replace macro string_wrong(j, path) as kind(j, path) not in ('string', 'absent');
-create or replace macro object_wrong(j, path) as kind(j, path) not in ('object', 'absent');
-create or replace macro integer_wrong(j, path) as kind(j, path) <> 'absent' and integer_at(j, path) is null;
+create or replace macro string_wrong(x) as kind(x) not in ('string', 'absent');
+create or replace macro object_wrong(x) as kind(x) not in ('object', 'absent');
+create or replace macro integer_wrong(x) as kind(x) <> 'absent' and integer_of(x) is null;
 
 -- RFC 3339 with offset; digits after the sixth are cut, second 60 is the one after :59.
 create or replace macro rfc3339_us(s) as case
@@ -36,9 +34,8 @@ create or replace macro rfc3339_us(s) as case
                 * (60 * cast(right(s, 5)[1:2] as bigint) + cast(right(s, 2) as bigint)) end
     end;
 
-create or replace macro time_wrong(j, path, arrival) as
-    coalesce(rfc3339_us(case when kind(j, path) = 'string' then json_extract_string(j, path) end)
-             not between 0 and arrival + 86400000000, true);
+create or replace macro time_wrong(x, arrival) as
+    coalesce(rfc3339_us(text_of(x)) not between 0 and arrival + 86400000000, true);
 
 create or replace macro near(a, b, magnitude) as (a is null and b is null)
     or coalesce(a = b or abs(a - b) <= 1e-9 * greatest(abs(a), abs(b)) or abs(a - b) <= 1e-12 * magnitude, false);

@@ -87,19 +87,18 @@ def load(run: Run, documents: Iterable[Document]) -> int:
 
 def _differs(kind: str, path: str, column: str, times: Times = "any") -> str:
     """SQL: whether the value at a JSON path of ``body`` is not that of a column of type ``kind``."""
-    text = f"case when kind(body, '{path}') = 'string' then json_extract_string(body, '{path}') end"
+    value = f"json_extract(body, '{path}')"
+    text = f"text_of({value})"
     if kind == "TIMESTAMP WITH TIME ZONE":
         if times == "milliseconds":
             return f"rfc3339_us({text}) // 1000 is distinct from epoch_us({column}) // 1000"
         plain = f" or (epoch_us({column}) % 1000000 = 0 and contains({text}, '.'))" if times == "shortest" else ""
         return f"time_text_wrong({text}, {column}){plain}"
     if kind in ("BIGINT", "INTEGER"):
-        return f"integer_wrong(body, '{path}') or integer_at(body, '{path}') is distinct from {column}"
+        return f"integer_wrong({value}) or integer_of({value}) is distinct from {column}"
     if kind == "DOUBLE":
-        return (
-            f"kind(body, '{path}') not in ('number', 'absent') or not near(number_at(body, '{path}'), {column}, null)"
-        )
-    return f"string_wrong(body, '{path}') or {text} is distinct from cast({column} as varchar)"
+        return f"kind({value}) not in ('number', 'absent') or not near(number_of({value}), {column}, null)"
+    return f"string_wrong({value}) or {text} is distinct from cast({column} as varchar)"
 
 
 def compare(run: Run, name: str, table: str, of: str = "true", times: Times = "any") -> None:
@@ -144,18 +143,20 @@ def gold_documents(
     version = run.version(table, _TOPIC[table].name)
     _expect(run, table, version, key)
     missing(run, name, table)
-    at_cut = f"coalesce(integer_at(body, '$.version'), -1) <= {version}"
+    at_cut = f"coalesce(integer_of(json_extract(body, '$.version')), -1) <= {version}"
     compare(run, name, table, at_cut, times)
     run.keys(
         "store.version",
         name,
         None,
-        "select id || ': no version' as detail from document where integer_at(body, '$.version') is null",
+        "select id || ': no version' as detail from document where integer_of(json_extract(body, '$.version')) is null",
     )
-    newer = run.rows(f"select distinct integer_at(body, '$.version') from document where not ({at_cut}) order by 1")
+    newer = run.rows(
+        f"select distinct integer_of(json_extract(body, '$.version')) from document where not ({at_cut}) order by 1"
+    )
     for (ahead,) in newer:
         _expect(run, table, ahead, key)
-        compare(run, name, table, f"integer_at(body, '$.version') = {ahead}", times)
+        compare(run, name, table, f"integer_of(json_extract(body, '$.version')) = {ahead}", times)
     return count
 
 
@@ -195,8 +196,8 @@ def _silver_documents(
     metric = ", json_extract_string(body, '$.metric') as metric" if metrics else ""
     run.rows(
         f"""create or replace temp table placed as
-        select id, body, integer_at(body, '$.lakehouse.partition') as partition,
-            integer_at(body, '$.lakehouse.offset') as "offset"{metric},
+        select id, body, integer_of(json_extract(body, '$.lakehouse.partition')) as partition,
+            integer_of(json_extract(body, '$.lakehouse.offset')) as "offset"{metric},
             coalesce(json_extract_string(body, '$.lakehouse.topic') = '{topic.name}', false) as ours
         from document"""
     )

@@ -26,26 +26,29 @@ with leaves as (
         coalesce(list({'key': path, 'value': text} order by path, text) filter (text is not null), []) as strings,
         count(distinct path) filter (text is not null) as string_paths
     from leaf group by partition, "offset"
+),
+fields as (
+    select partition, "offset", arrival, j, f[1] as "@timestamp", f[2] as host, f[3] as "host.name", f[4] as event,
+        f[5] as "event.dataset"
+    from (select *, json_extract(j, ['$."@timestamp"', '$.host', '$.host.name', '$.event', '$.event.dataset']) as f from parsed)
 )
 select
     partition, "offset", arrival,
     concat_ws('; ',
         case when j is null then 'not JSON' when json_type(j) <> 'OBJECT' then 'not an object' end,
-        case when time_wrong(j, '$."@timestamp"', arrival) then '@timestamp' end,
-        case when object_wrong(j, '$.host') or string_wrong(j, '$.host.name') then 'host' end,
-        case when object_wrong(j, '$.event') or string_wrong(j, '$.event.dataset') then 'event' end,
+        case when time_wrong("@timestamp", arrival) then '@timestamp' end,
+        case when object_wrong(host) or string_wrong("host.name") then 'host' end,
+        case when object_wrong(event) or string_wrong("event.dataset") then 'event' end,
         case when coalesce(numbers, 0) = 0 then 'no sample' end,
         -- two leaves of one name could not both be the one row of their key
         case when numbers <> number_paths or len(strings) <> string_paths then 'a path twice' end
     ) as wrong,
     -- (host.name, @timestamp, event.dataset, sorted strings): the strings hold host.name and event.dataset
-    case when wrong = '' then sha256(rfc3339_us(j->>'$."@timestamp"') || ' ' || cast(to_json(strings) as varchar)) end as identity,
-    rfc3339_us(j->>'$."@timestamp"') as time,
-    j->>'$.host.name' as host,
+    case when wrong = '' then sha256(rfc3339_us(text_of("@timestamp")) || ' ' || cast(to_json(strings) as varchar)) end as identity,
+    rfc3339_us(text_of("@timestamp")) as time,
+    text_of("host.name") as host,
     coalesce(list_filter(strings, lambda s: s.key <> 'host.name'), []) as dimensions
-from parsed left join leaves using (partition, "offset");
-
-drop table parsed;
+from fields left join leaves using (partition, "offset");
 
 -- silver -> the same columns, one row per record; its samples are compared one by one
 create or replace temp view silver_record as
