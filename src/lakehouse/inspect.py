@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from lakehouse import stack
 from lakehouse.contracts import TOPICS
 from lakehouse.flows import TABLES
+from lakehouse.query import query
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.schedule import runs
 from lakehouse.settings import Settings
@@ -203,7 +204,7 @@ def _lake(settings: Settings, now: datetime) -> dict[str, Any]:
     except LakeError as error:
         problem = _line(error)
     topics: dict[str, Any] = {topic: {} for topic in TOPICS}
-    batches = {} if problem else _batches(lake)
+    batches = {} if problem else _batches(settings)
     try:
         with _broker(settings) as broker:
             for topic in TOPICS:
@@ -229,7 +230,7 @@ def _lake(settings: Settings, now: datetime) -> dict[str, Any]:
             facts.setdefault("error", problem)
     with ThreadPoolExecutor(4) as pool:
         rows = pool.submit(_or_error, lambda: {t.pop("table"): t for t in tables(settings)}) if not problem else None
-        stores = pool.map(lambda name: _store(settings, lake, cuts, name, now, problem), settings.stream.stores)
+        stores = pool.map(lambda name: _store(settings, cuts, name, now, problem), settings.stream.stores)
         return {
             "topics": topics,
             "tables": rows.result() if rows else {"error": problem},
@@ -251,31 +252,30 @@ def reachable(settings: Settings) -> None:
         raise LakeError(f"{settings.hdfs.uri} does not answer ({error}): start it with `lakehouse up`") from None
 
 
-def _batches(lake: Lake) -> dict[str, dict[str, Any]]:
-    rows = lake.query(
+def _batches(settings: Settings) -> dict[str, dict[str, Any]]:
+    answer = query(
+        settings,
         f"""with batches as (select topic, seq, any_value(batch_ms) as ms, sum(records) as records from {LEDGER.name}
                              group by topic, seq
                              qualify row_number() over (partition by topic order by seq desc) <= {RECENT_BATCHES})
             select topic, quantile_cont(ms, 0.5), quantile_cont(ms, 0.95), sum(records)::bigint, count(*)
-            from batches group by topic"""
-    ).fetchall()
+            from batches group by topic""",
+    )
     return {
         topic: {"p50_ms": round(p50, 1), "p95_ms": round(p95, 1), "records": records, "batches": count}
-        for topic, p50, p95, records, count in rows
+        for topic, p50, p95, records, count in answer.rows
     }
 
 
-def _store(
-    settings: Settings, lake: Lake, cuts: dict[str, Cut], name: str, now: datetime, problem: str | None
-) -> dict[str, Any]:
+def _store(settings: Settings, cuts: dict[str, Cut], name: str, now: datetime, problem: str | None) -> dict[str, Any]:
     try:
         progress = open_store(settings, name).progress()
     except Exception as error:
         return {"reachable": False, "behind_seconds": None, "progress": None, "error": _line(error)}
     facts: dict[str, Any] = {"reachable": True, "behind_seconds": None, "progress": progress}
     if not problem:
-        missing = behind(targets(lake, cuts, name), progress)
-        since = _since(lake, missing)
+        missing = behind(targets(settings, cuts, name), progress)
+        since = _since(settings, missing)
         facts["behind_seconds"] = round((now - since).total_seconds(), 3) if since else 0.0
         facts["behind"] = [gap.text for gap in missing]
     return facts
@@ -299,13 +299,13 @@ Targets = dict[str, Any]
 """As a store's progress: ``changes`` by topic -> batch, ``silver`` by table -> partition -> offset."""
 
 
-def targets(lake: Lake, cuts: Mapping[str, Cut], store: str) -> Targets:
+def targets(settings: Settings, cuts: Mapping[str, Cut], store: str) -> Targets:
     """The progress that a store must reach to hold everything in the cuts."""
     found: Targets = {"changes": {}, "silver": {}}
     if not cuts:
         return found
     upto = " or ".join(f"(topic = '{cut.topic}' and seq <= {cut.seq})" for cut in cuts.values())
-    rows = lake.query(f"select topic, max(seq) from {CHANGES.name} where {upto} group by topic").fetchall()
+    rows = query(settings, f"select topic, max(seq) from {CHANGES.name} where {upto} group by topic").rows
     found["changes"] = dict(rows)
     if store != "elasticsearch":
         return found
@@ -314,7 +314,7 @@ def targets(lake: Lake, cuts: Mapping[str, Cut], store: str) -> Targets:
         if cut is None:
             continue
         below = " or ".join(f'(partition = {p} and "offset" < {end})' for p, end in cut.ends.items())
-        rows = lake.query(f'select partition, max("offset") from {table} where {below} group by partition').fetchall()
+        rows = query(settings, f'select partition, max("offset") from {table} where {below} group by partition').rows
         found["silver"][table] = {str(partition): offset for partition, offset in rows}
     return found
 
@@ -336,7 +336,7 @@ def behind(wanted: Targets, progress: Mapping[str, Any]) -> list[Gap]:
     return gaps
 
 
-def _since(lake: Lake, gaps: list[Gap]) -> datetime | None:
+def _since(settings: Settings, gaps: list[Gap]) -> datetime | None:
     """When the oldest of the gaps came into the tables."""
     if not gaps:
         return None
@@ -349,7 +349,7 @@ def _since(lake: Lake, gaps: list[Gap]) -> datetime | None:
         )
         for gap in gaps
     ]
-    rows = lake.query(f"select min(committed_at) from {LEDGER.name} where {' or '.join(conditions)}").fetchall()
+    rows = query(settings, f"select min(committed_at) from {LEDGER.name} where {' or '.join(conditions)}").rows
     found: datetime | None = rows[0][0]
     return found
 
@@ -379,7 +379,7 @@ def wait(settings: Settings, timeout: float) -> list[str]:
         time.sleep(_POLL_S)
     if missing:
         return missing
-    waiting = {name: targets(lake, cuts, name) for name in settings.stream.stores}
+    waiting = {name: targets(settings, cuts, name) for name in settings.stream.stores}
     stores: dict[str, Store] = {}
     while True:
         missing = []

@@ -10,7 +10,7 @@ import base64
 import csv
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +22,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from lakehouse.settings import Settings
+from lakehouse.sources.datasets import pruned_dataset
 
 _NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*[\"`]?(\w+)", re.IGNORECASE)
 _NO_COLUMN = re.compile(r"(?:Referenced column|a column named|function parameter with name) [\"`]?(\w+)")
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def query(settings: Settings, sql: str) -> Answer:
+def query(settings: Settings, sql: str, parameters: Sequence[Any] = ()) -> Answer:
     """Answer one read-only statement over ``bronze.*``, ``silver.*``, ``gold.*`` and ``ops.*`` in milliseconds.
 
     Raises:
@@ -58,13 +59,19 @@ def query(settings: Settings, sql: str) -> Answer:
             for name, table in zip(names, opened, strict=True):
                 if table is not None:
                     layer, _, short = name.partition(".")
-                    connection.register(f"__{layer}_{short}", table.to_pyarrow_dataset())
+                    connection.register(f"__{layer}_{short}", pruned_dataset(table))
                     connection.execute(f'create schema if not exists "{layer}"')
                     connection.execute(f'create view "{layer}"."{short}" as select * from "__{layer}_{short}"')
-            found = connection.execute(sql)
+            found = connection.execute(sql, list(parameters))
             return Answer([column[0] for column in found.description or []], found.fetchall())
         except duckdb.Error as error:
             raise QueryError(explain(str(error), sql)) from None
+
+
+def rows(settings: Settings, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """The answer of :func:`query` as one object a row."""
+    answer = query(settings, sql, parameters)
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
 
 
 def _open(settings: Settings, name: str) -> DeltaTable | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +14,12 @@ from lakehouse.flows import FLOWS, STORES, TABLES, Flow
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.quality.checks import checker
 from lakehouse.quality.quarantine import REPLAY_HEADER, Id, QuarantineError, decoded, parse_id, show_id
+from lakehouse.query import query, rows
 from lakehouse.runtime.fused import row_key
 from lakehouse.runtime.ledger import LEDGER
 from lakehouse.settings import Settings
 from lakehouse.silver.quarantine import TABLE as QUARANTINE
+from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
 FOUND = 20
@@ -41,17 +42,16 @@ def trace(settings: Settings, wanted: str) -> dict[str, Any]:
         TraceError: nothing is known by that id.
         LakeError: the tables cannot be read.
     """
-    lake = Lake(settings)
     try:
         found = [parse_id(wanted)]
     except QuarantineError:
-        found = _by_identity(lake, wanted) or _by_bytes(lake, wanted)
+        found = _by_identity(settings, wanted) or _by_bytes(settings, wanted)
     if not found:
         raise TraceError(
             f"no record is known as {wanted!r}: give an event_id, event.id, metric record id or "
             "topic/partition/offset; `lakehouse status` shows what is still on its way"
         )
-    return {"id": wanted, "records": [_record(settings, lake, one) for one in found]}
+    return {"id": wanted, "records": [_record(settings, one) for one in found]}
 
 
 def _flow(topic: str) -> Flow:
@@ -62,25 +62,26 @@ def _identity_column(flow: Flow) -> str:
     return "record_id" if contracts()[flow.topic].samples else "event_id"
 
 
-def _by_identity(lake: Lake, identity: str) -> list[Id]:
+def _by_identity(settings: Settings, identity: str) -> list[Id]:
     """Accepted records of an identity, in any topic."""
     found: list[Id] = []
     for flow in FLOWS:
-        rows = lake.query(
+        answer = query(
+            settings,
             f'select distinct topic, partition, "offset" from {flow.silver.name} where {_identity_column(flow)} = ?',
             [identity],
-        ).fetchall()
-        found += [(topic, partition, offset) for topic, partition, offset in rows]
+        )
+        found += [(topic, partition, offset) for topic, partition, offset in answer.rows]
     return sorted(found)[:FOUND]
 
 
-def _by_bytes(lake: Lake, identity: str) -> list[Id]:
+def _by_bytes(settings: Settings, identity: str) -> list[Id]:
     """Records whose bytes hold the identity and that silver does not know by it: a scan of bronze."""
     if len(identity) < 4:
         return []
     found: list[Id] = []
     for flow in FLOWS:
-        data = lake.dataset(flow.bronze.name)
+        data = pruned_dataset(Lake(settings).table(flow.bronze.name))
         holds = pc.match_substring(pc.field("value"), identity)
         for batch in data.to_batches(columns=["topic", "partition", "offset"], filter=holds):
             found += [(row["topic"], row["partition"], row["offset"]) for row in batch.to_pylist()]
@@ -89,21 +90,15 @@ def _by_bytes(lake: Lake, identity: str) -> list[Id]:
     return found
 
 
-def _rows(lake: Lake, sql: str, values: Iterable[Any] = ()) -> list[dict[str, Any]]:
-    answer = lake.query(sql, list(values))
-    names = [column[0] for column in answer.description or []]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-
-def _record(settings: Settings, lake: Lake, record: Id) -> dict[str, Any]:
+def _record(settings: Settings, record: Id) -> dict[str, Any]:
     topic, partition, offset = record
     flow = _flow(topic)
     here = 'where topic = ? and partition = ? and "offset" = ?'
-    bronze = _rows(lake, f"select * from {flow.bronze.name} {here}", record)
-    silver = _rows(lake, f"select * from {flow.silver.name} {here}", record)
-    quarantined = _rows(lake, f"select reasons, status, updated_at from {QUARANTINE.name} {here}", record)
-    ledger = _rows(
-        lake,
+    bronze = rows(settings, f"select * from {flow.bronze.name} {here}", record)
+    silver = rows(settings, f"select * from {flow.silver.name} {here}", record)
+    quarantined = rows(settings, f"select reasons, status, updated_at from {QUARANTINE.name} {here}", record)
+    ledger = rows(
+        settings,
         f"select seq, start_offset, end_offset, batch_ms, committed_at from {LEDGER.name} "
         "where topic = ? and partition = ? and start_offset <= ? and ? < end_offset",
         (topic, partition, offset, offset),
@@ -138,31 +133,31 @@ def _record(settings: Settings, lake: Lake, record: Id) -> dict[str, Any]:
         found["outcome"] = "quarantined"
     elif bronze:
         found["outcome"] = "duplicate"
-        found["duplicate_of"] = _accepted(lake, flow, bronze[0])
+        found["duplicate_of"] = _accepted(settings, flow, bronze[0])
     else:
         found["outcome"] = "absent"  # a transaction's marker, or expired before it was read
     if silver:
-        found["gold"] = _gold(lake, flow, silver)
+        found["gold"] = _gold(settings, flow, silver)
         found["stores"] = _stores(settings, flow, silver, found["gold"])
     return found
 
 
-def _accepted(lake: Lake, flow: Flow, row: dict[str, Any]) -> dict[str, Any] | None:
+def _accepted(settings: Settings, flow: Flow, row: dict[str, Any]) -> dict[str, Any] | None:
     """The record that stands in silver for a duplicate: of its identity, or a replay of the same original."""
     at: datetime = row["timestamp"]
     identity = checker(contracts()[flow.topic])(row["value"], int(at.timestamp() * 1e6)).identity
     columns = 's.topic, s.partition, s."offset", s.timestamp'
     nearest = "order by abs(epoch_us(s.timestamp) - epoch_us(cast(? as timestamptz))) limit 1"
-    same = _rows(
-        lake,
+    same = rows(
+        settings,
         f"select {columns} from {flow.silver.name} s where {_identity_column(flow)} = ? {nearest}",
         (identity, at),
     )
     origins = [h["value"] for h in row["headers"] or [] if h["key"] == REPLAY_HEADER]
     if not same and origins:
         replays = f"select *, unnest(headers) as h from {flow.bronze.name} where headers is not null"
-        same = _rows(
-            lake,
+        same = rows(
+            settings,
             f'select {columns} from ({replays}) b join {flow.silver.name} s using (topic, partition, "offset") '
             f"where b.h.key = '{REPLAY_HEADER}' and b.h.value = ? {nearest}",
             (origins[0], at),
@@ -192,22 +187,22 @@ def gold_keys(aggregate: Aggregate, silver: pa.Table) -> list[dict[str, Any]]:
         return [dict(zip(aggregate.keys, row, strict=True)) for row in answer.fetchall()]
 
 
-def _gold(lake: Lake, flow: Flow, silver: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = pa.Table.from_pylist(silver, schema=flow.silver.arrow)
+def _gold(settings: Settings, flow: Flow, silver: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    counted = pa.Table.from_pylist(silver, schema=flow.silver.arrow)
     found = []
     for aggregate in flow.gold:
-        for key in gold_keys(aggregate, rows):
-            found.append(_current(lake, aggregate.name, key))
+        for key in gold_keys(aggregate, counted):
+            found.append(_current(settings, aggregate.name, key))
     for snapshot in flow.snapshots:
         for post in sorted({row["post_id"] for row in silver if row.get("post_id")}):
-            found.append(_current(lake, snapshot.name, {"post_id": post}))
+            found.append(_current(settings, snapshot.name, {"post_id": post}))
     return found
 
 
-def _current(lake: Lake, table: str, key: dict[str, Any]) -> dict[str, Any]:
+def _current(settings: Settings, table: str, key: dict[str, Any]) -> dict[str, Any]:
     same = " and ".join(f'"{name}" is not distinct from ?' for name in key)
-    rows = _rows(lake, f"select * from {table} where {same}", key.values())
-    return {"table": table, "key": key, "row": rows[0] if rows else None}
+    found = rows(settings, f"select * from {table} where {same}", list(key.values()))
+    return {"table": table, "key": key, "row": found[0] if found else None}
 
 
 # --- stores --------------------------------------------------------------------------------------------------------
@@ -293,7 +288,7 @@ def render(found: dict[str, Any]) -> str:
             row = "not in the newest snapshot" if gold["row"] is None else text(gold["row"])
             lines.append(f"  gold       {gold['table']} {row}")
         for document in one["stores"]:
-            what = {True: "there", False: "MISSING", None: f"unknown: {document.get('error')}"}[document["present"]]
+            what = {True: "there", False: "not there", None: f"unknown: {document.get('error')}"}[document["present"]]
             version = f", version {document['version']}" if document["version"] is not None else ""
             lines.append(f"  {document['store']:<13} {document['name']} {document['id'] or ''}: {what}{version}")
     return "\n".join(lines)

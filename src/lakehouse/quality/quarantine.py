@@ -19,6 +19,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse.contracts import TOPICS, contracts
 from lakehouse.quality.checks import checker
+from lakehouse.query import query, rows
 from lakehouse.replay import record_key
 from lakehouse.settings import Settings
 from lakehouse.silver.quarantine import TABLE
@@ -93,20 +94,19 @@ def show_id(record: Id) -> str:
 def ls(settings: Settings, selection: Selection, limit: int = 50) -> list[dict[str, Any]]:
     """The newest quarantined records of a selection, without their bytes."""
     where, values = selection.sql()
-    rows = _rows(
+    return rows(
         settings,
         f"""select topic || '/' || partition || '/' || "offset" as id, timestamp, status, updated_at, reasons,
                    octet_length(value) as bytes
             from {TABLE.name} where {where} order by timestamp desc, id limit {int(limit)}""",
         values,
     )
-    return rows
 
 
 def by_reason(settings: Settings, selection: Selection) -> list[dict[str, Any]]:
     """Counts of a selection by topic, reason and status; a record with several reasons counts under each."""
     where, values = selection.sql()
-    return _rows(
+    return rows(
         settings,
         f"""select topic, reason, status, count(*) as records, min(timestamp) as first_at, max(timestamp) as last_at,
                    arg_max(topic || '/' || partition || '/' || "offset", timestamp) as example
@@ -123,10 +123,10 @@ def show(settings: Settings, record: Id) -> dict[str, Any]:
         QuarantineError: it is not in quarantine.
     """
     where, values = Selection(ids=(record,)).sql()
-    rows = _rows(settings, f"select * from {TABLE.name} where {where}", values)
-    if not rows:
+    found = rows(settings, f"select * from {TABLE.name} where {where}", values)
+    if not found:
         raise QuarantineError(f"{show_id(record)} is not in quarantine; `lakehouse trace {show_id(record)}` finds it")
-    row = rows[0]
+    row = found[0]
     row["key"], row["value"] = decoded(row["key"]), decoded(row["value"])
     row["headers"] = [{"key": h["key"], "value": decoded(h["value"])} for h in row["headers"] or []]
     return {"id": show_id(record), **row}
@@ -140,12 +140,6 @@ def decoded(data: bytes | None) -> Any:
         return data.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(data).decode(), "hex": data.hex(" ") if len(data) <= 4096 else None}
-
-
-def _rows(settings: Settings, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-    found = Lake(settings).query(sql, list(values))
-    names = [column[0] for column in found.description or []]
-    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 # --- mending -------------------------------------------------------------------------------------------------------
@@ -331,12 +325,13 @@ def discard(settings: Settings, selection: Selection, *, again: bool = False, dr
 
 def _select(settings: Settings, selection: Selection) -> list[tuple[Id, str, int]]:
     where, values = selection.sql()
-    found = Lake(settings).query(
+    found = query(
+        settings,
         f"""select topic, partition, "offset", status, coalesce(octet_length(value), 0) from {TABLE.name}
             where {where} order by timestamp, topic, partition, "offset" """,
         values,
     )
-    return [((topic, partition, offset), status, size) for topic, partition, offset, status, size in found.fetchall()]
+    return [((topic, partition, offset), status, size) for topic, partition, offset, status, size in found.rows]
 
 
 def _chunks(wanted: Iterable[tuple[Id, int]]) -> Iterator[list[Id]]:
@@ -353,7 +348,7 @@ def _chunks(wanted: Iterable[tuple[Id, int]]) -> Iterator[list[Id]]:
 
 
 def _load(settings: Settings, records: Sequence[Id]) -> list[dict[str, Any]]:
-    return _rows(
+    return rows(
         settings,
         f"""select topic, partition, "offset", key, value, headers from {TABLE.name}
             where {condition(records)} order by timestamp, topic, partition, "offset" """,
