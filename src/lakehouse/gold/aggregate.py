@@ -106,6 +106,7 @@ class Aggregate:
 
     ``keys`` maps key column -> (type, SQL expression); the first is the window or date, of ``width``. ``where`` says
     which silver rows count; ``source_time`` is their event time column, ``inputs`` all silver columns that it reads.
+    ``bucket`` is how much time one file of the table spans: some ten thousand rows, so that rewriting one is cheap.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Aggregate:
     measures: tuple[Measure, ...]
     inputs: tuple[str, ...]
     where: str = "true"
+    bucket: timedelta = timedelta(days=1)
 
     @property
     def window(self) -> str:

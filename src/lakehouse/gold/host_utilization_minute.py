@@ -12,6 +12,7 @@ HOST_UTILIZATION_MINUTE = Aggregate(
     source_time="time",
     inputs=("time", "host", "metric", "value"),
     width=timedelta(minutes=1),
+    bucket=timedelta(hours=1),
     keys={
         "window_start": ("timestamp", "date_trunc('minute', time)"),
         "host": ("string", "host"),

@@ -1,6 +1,6 @@
 """Bringing gold up to date from one batch of silver rows, on one machine.
 
-A gold table's rows lie in buckets (an hour of minutes, or a day), one file a bucket: a batch reads nothing but the
+A gold table's rows lie in buckets of time (an hour or a day), one file a bucket: a batch reads nothing but the
 buckets it touches (kept in memory while they are hot), sets the touched rows to their new, absolute values and
 replaces the bucket's file. So every version holds each key once, and writing a batch twice changes nothing. Additive
 measures are folded; distinct counts by asking the index which members are new; whatever can't be folded, and whatever
@@ -10,6 +10,7 @@ is older than the index's horizon, is recomputed for the touched keys from silve
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -47,7 +48,7 @@ class Buckets:
     def __init__(self, aggregate: Aggregate, lake: Lake, writer: DeltaWriter):
         self.aggregate, self.lake, self.writer = aggregate, lake, writer
         self.schema = aggregate.table.arrow
-        self.span = timedelta(hours=1) if aggregate.width < timedelta(hours=1) else timedelta(days=1)
+        self.span = aggregate.bucket
         self.hot: OrderedDict[int, pa.Table] = OrderedDict()
         self.files: dict[str, tuple[int, int, int]] = {}
         """path -> (size, first bucket, last bucket)"""
@@ -161,9 +162,10 @@ class GoldFold:
         files = [(b, after.filter(pc.equal(numbers, b))) for b in pc.unique(numbers).to_pylist()]
         return Change(changed, files, removes, members)
 
-    def stage(self, change: Change) -> list[DataFile]:
-        """Write the change's files; not yet part of the table."""
-        change.owners = {bucket: self.writer.stage(rows) for bucket, rows in change.files}
+    def stage(self, change: Change, pool: ThreadPoolExecutor) -> list[DataFile]:
+        """Write the change's files, side by side; not yet part of the table."""
+        files = pool.map(self.writer.stage, [rows for _, rows in change.files])
+        change.owners = dict(zip([bucket for bucket, _ in change.files], files, strict=True))
         return list(change.owners.values())
 
     def done(self, change: Change) -> None:

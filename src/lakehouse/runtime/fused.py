@@ -94,6 +94,7 @@ class FusedPass:
             else None
         )
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
+        self.files_pool = ThreadPoolExecutor(4, thread_name_prefix=f"{flow.topic}-files")
         self.flushed_at = time.monotonic()
         self.lock, self.closed = Lock(), False
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
@@ -230,7 +231,7 @@ class FusedPass:
             def commit(files: list[DataFile]) -> None:
                 fold.writer.commit(files, change.removes)
 
-            perform(query, fold.aggregate.name, lambda: fold.stage(change), commit)
+            perform(query, fold.aggregate.name, lambda: fold.stage(change, self.files_pool), commit)
 
         def fold_trending() -> None:
             nonlocal snapshot

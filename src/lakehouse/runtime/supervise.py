@@ -8,6 +8,7 @@ import time
 from types import FrameType
 
 from lakehouse.contracts import contracts
+from lakehouse.runtime.rebuild import only_writer
 from lakehouse.runtime.stream import Stream
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
@@ -24,6 +25,11 @@ def run(settings: Settings, until_drained: bool = False) -> int:
     Each restart goes back to the last cut first, so a crash half way through a batch costs nothing but time.
     """
     contracts()
+    with only_writer(settings, "lakehouse stream"):
+        return _run(settings, until_drained)
+
+
+def _run(settings: Settings, until_drained: bool) -> int:
     spark = spark_session(settings, "lakehouse-stream")
     stopping = False
     stream = Stream(spark, settings)

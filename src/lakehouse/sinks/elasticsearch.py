@@ -76,6 +76,7 @@ class ElasticsearchSink:
 
     def __init__(self, settings: Settings):
         self.client = Elasticsearch(settings.elasticsearch.url.get_secret_value(), request_timeout=30, max_retries=0)
+        self._queued: dict[str, list[tuple[str, bytes, int | None]]] = {}
 
     def prepare(self) -> None:
         """Create the indices, each behind an alias, where they are missing."""
@@ -109,6 +110,23 @@ class ElasticsearchSink:
                 ]
                 if refused:
                     raise RuntimeError(f"{name}: {len(refused)} documents refused, the first: {refused[0]}")
+
+    def add(self, name: str, identity: str, body: bytes, version: int | None) -> None:
+        """Queue one document; written in bulk when enough are queued, at the latest by :meth:`flush`."""
+        queue = self._queued.setdefault(name, [])
+        queue.append((identity, body, version))
+        if len(queue) >= 5000:
+            self.index(name, self._queued.pop(name))
+
+    def flush(self) -> None:
+        """Write what :meth:`add` has queued."""
+        for name in list(self._queued):
+            self.index(name, self._queued.pop(name))
+
+    def clear(self) -> None:
+        """Delete the lake's own indices."""
+        for alias in (LOGS, METRICS, HEALTH):
+            self.client.indices.delete(index=f"{alias}-*", ignore_unavailable=True)
 
     def progress(self) -> dict[str, Any]:
         """How far the fan-out to this store is."""

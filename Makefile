@@ -1,0 +1,57 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+PROFILE ?= local
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo up down test test-unit test-streaming test-integration test-long lint lock clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: .venv/.installed ## a locked environment in .venv, Java 17 and the pinned jars: everything that is missing
+	@$(BIN)/lakehouse setup
+
+.venv/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is missing: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the locked environment into .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## from nothing to audited gold on real servers; leaves all running (PROFILE=ci is short)
+	@$(BIN)/lakehouse demo --profile $(PROFILE)
+
+up: setup ## servers, stream and timetable
+	@$(BIN)/lakehouse up
+
+down: ## stop what up and demo started
+	@$(BIN)/lakehouse down
+
+test: setup lint test-unit test-streaming test-integration ## everything but the long runs, on servers of its own
+
+lint: setup ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check src tests jobs
+	@$(BIN)/ruff format --check src tests jobs
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --config .importlinter
+
+test-unit: setup ## pure functions, no servers
+	@$(BIN)/pytest tests/unit
+
+test-streaming: setup ## one Spark session on a local folder: crash, replay, late and duplicate as inputs
+	@$(BIN)/pytest tests/streaming
+
+test-integration: setup ## real servers, started for the run
+	@$(BIN)/pytest tests/integration -m "not long"
+
+test-long: setup ## soak and all kill points, up to 80 minutes
+	@$(BIN)/pytest tests/integration -m long
+
+lock: ## resolve requirements.lock afresh (maintainers)
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --python-version 3.11 -q -o requirements.lock
+
+clean: ## stop everything and delete .venv and all local data
+	-@test -x $(BIN)/lakehouse && $(BIN)/lakehouse down
+	@rm -rf .venv .lakehouse
