@@ -536,11 +536,15 @@ def _print_facts(found: dict[str, Any]) -> None:
 
 
 @app.command()
-def demo(profile: Annotated[str, typer.Option(help="ci: the short one.")] = "full") -> None:
-    """Bring everything up, stream a simulated service through it, and show what came out."""
-    from lakehouse.demo import demo
+def demo(
+    profile: Annotated[Literal["local", "ci"], typer.Option(help="How much: ci is the short one.")] = "local",
+    seed: Annotated[int, typer.Option(help="Of the simulated service.")] = 1,
+) -> None:
+    """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
+    from lakehouse.demo import SIZES, demo
 
-    demo(_settings(), profile)
+    if not demo(_settings(), SIZES[profile], seed, _bar):
+        raise typer.Exit(PROBLEMS_FOUND)
 
 
 @app.command()
