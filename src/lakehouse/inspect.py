@@ -274,7 +274,7 @@ def _store(settings: Settings, cuts: dict[str, Cut], name: str, now: datetime, p
         return {"reachable": False, "behind_seconds": None, "progress": None, "error": _line(error)}
     facts: dict[str, Any] = {"reachable": True, "behind_seconds": None, "progress": progress}
     if not problem:
-        missing = behind(targets(settings, cuts, name), progress)
+        missing = behind(targets(settings, cuts, name, progress), progress)
         since = _since(settings, missing)
         facts["behind_seconds"] = round((now - since).total_seconds(), 3) if since else 0.0
         facts["behind"] = [gap.text for gap in missing]
@@ -299,8 +299,11 @@ Targets = dict[str, Any]
 """As a store's progress: ``changes`` by topic -> batch, ``silver`` by table -> partition -> offset."""
 
 
-def targets(settings: Settings, cuts: Mapping[str, Cut], store: str) -> Targets:
-    """The progress that a store must reach to hold everything in the cuts."""
+def targets(settings: Settings, cuts: Mapping[str, Cut], store: str, known: Mapping[str, Any] | None = None) -> Targets:
+    """The progress that a store must reach to hold everything in the cuts.
+
+    Of silver only the rows beyond the ``known`` progress are looked at; without it, all.
+    """
     found: Targets = {"changes": {}, "silver": {}}
     if not cuts:
         return found
@@ -313,7 +316,11 @@ def targets(settings: Settings, cuts: Mapping[str, Cut], store: str) -> Targets:
         cut = cuts.get(table.removeprefix("silver.").replace("_", "-"))
         if cut is None:
             continue
-        below = " or ".join(f'(partition = {p} and "offset" < {end})' for p, end in cut.ends.items())
+        past = known["silver"].get(table, {}) if known else {}
+        below = " or ".join(
+            f'(partition = {p} and "offset" > {past.get(str(p), -1)} and "offset" < {end})'
+            for p, end in cut.ends.items()
+        )
         rows = query(settings, f'select partition, max("offset") from {table} where {below} group by partition').rows
         found["silver"][table] = {str(partition): offset for partition, offset in rows}
     return found

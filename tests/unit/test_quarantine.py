@@ -62,7 +62,7 @@ def settings(tmp_path: Path) -> Settings:
     ]
     reasons = [["/rating: out of bounds 0.5..5"], ["/: not UTF-8"], ["/user_id: missing"]]
     common = {"topic": "user-events", "partition": 0, "status": "open", "updated_at": AT}
-    headers = [{"key": "trace", "value": b"t"}]
+    common |= {"key": b"k", "headers": [{"key": "trace", "value": b"t"}]}
     write(
         made,
         "silver.quarantine",
@@ -71,10 +71,8 @@ def settings(tmp_path: Path) -> Settings:
                 **common,
                 "offset": n,
                 "timestamp": AT + timedelta(minutes=n),
-                "key": b"k",
                 "value": v,
                 "reasons": r,
-                "headers": headers,
             }
             for n, (v, r) in enumerate(zip(values, reasons, strict=True))
         ],

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from local_lake import local_lake
+from typer.testing import CliRunner, Result
+
+from lakehouse.cli import app, one_line
+from lakehouse.settings import SettingsError
+
+
+def lakehouse(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), env=env)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """An empty lake, and addresses at which nothing listens."""
+    settings = local_lake(tmp_path)
+    return {
+        "LAKEHOUSE_HOME": str(settings.home),
+        "LAKEHOUSE_SERVERS": "existing",
+        "LAKEHOUSE_HDFS__URI": settings.hdfs.uri,
+        "LAKEHOUSE_HDFS__ROOT": settings.hdfs.root,
+        "LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "LAKEHOUSE_MONGO__URI": "mongodb://127.0.0.1:1/",
+        "LAKEHOUSE_REDIS__URL": "redis://127.0.0.1:1/0",
+        "LAKEHOUSE_ELASTICSEARCH__URL": "http://127.0.0.1:1",
+        "LAKEHOUSE_STREAM__STORES": '["redis"]',
+    }
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; import atexit; from lakehouse.cli import main\n"
+        "heavy = {'pyspark', 'pandas', 'pyarrow', 'duckdb', 'pydantic', 'confluent_kafka'}\n"
+        "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_sql_loads_neither_spark_nor_pandas(env: dict[str, str]) -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['sql', '--json', 'select 1 as a']; import atexit; from lakehouse.cli import main\n"
+        "atexit.register(lambda: print(sorted({'pyspark', 'pandas'} & set(sys.modules))))\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **env}
+    )
+    assert done.stdout.splitlines() == ['[{"a":1}]', "[]"]
+
+
+def test_sql_prints_json_and_csv(env: dict[str, str]) -> None:
+    assert json.loads(lakehouse("sql", "select 1 as a, 'x' as b", "--json", env=env).stdout) == [{"a": 1, "b": "x"}]
+    assert lakehouse("sql", "select 1 as a, 'x' as b", "--csv", env=env).stdout.split() == ["a,b", "1,x"]
+    assert "x" in lakehouse("sql", "select 1 as a, 'x' as b", env=env).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nothing",),
+        ("sql",),
+        ("sql", "select 1", "--json", "--csv"),
+        ("replay", "user-events"),
+        ("rebuild",),
+        ("rebuild", "gold.activity_minute", "--store", "redis"),
+        ("quarantine", "replay"),
+        ("quarantine", "replay", "--all", "--set", "/rating"),
+        ("quarantine", "ls", "--from", "yesterday"),
+        ("demo", "--profile", "huge"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    assert lakehouse(*arguments, env=env).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sql", "select * from gold.nothing"), "no table gold.nothing"),
+        (("audit",), "no such table"),
+        (("trace", "user-events/0/1"), "not there yet"),
+        (("quarantine", "show", "nonsense"), "topic/partition/offset"),
+        (("replay", "user-events", "/nowhere/file"), "/nowhere/file"),
+        (("wait", "--timeout", "1"), "no Kafka broker answers at 127.0.0.1:1"),
+    ],
+)
+def test_a_failure_is_one_line_and_exit_code_1(arguments: tuple[str, ...], words: str, env: dict[str, str]) -> None:
+    result = lakehouse(*arguments, env=env)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_trace_is_shown_where_it_is_asked_for(env: dict[str, str]) -> None:
+    result = lakehouse("--debug", "sql", "select * from gold.nothing", env=env)
+    assert type(result.exception).__name__ == "QueryError"
+
+
+def test_a_wrong_setting_is_named(env: dict[str, str]) -> None:
+    result = lakehouse("tables", env={**env, "LAKEHOUSE_SPARK__SHUFFLE_PARTITIONS": "many"})
+    assert (result.exit_code, "spark.shuffle_partitions" in result.stderr) == (1, True)
+
+
+def test_errors_that_are_not_ours_name_their_type() -> None:
+    assert one_line(SettingsError("a\n b")) == "a b"
+    assert one_line(KeyError("x")).startswith("KeyError: 'x' (`lakehouse --debug")
+
+
+def test_status_is_exit_code_0_when_nothing_runs(env: dict[str, str]) -> None:
+    result = lakehouse("status", "--json", env=env)
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["api"] == {"url": None}
+    assert "no Kafka broker answers" in found["topics"]["user-events"]["error"]
+    assert found["stores"]["redis"]["reachable"] is False
+    assert lakehouse("status", env=env).exit_code == 0
