@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from lakehouse.bronze import service_logs as _bronze_logs
 from lakehouse.bronze import system_metrics as _bronze_metrics
 from lakehouse.bronze import user_events as _bronze_events
-from lakehouse.contracts import Contract
+from lakehouse.contracts import Contract, contracts
 from lakehouse.gold import trending_posts
 from lakehouse.gold.activity_minute import ACTIVITY_MINUTE
 from lakehouse.gold.aggregate import Aggregate
@@ -26,6 +26,7 @@ from lakehouse.silver import quarantine
 from lakehouse.silver import service_logs as _silver_logs
 from lakehouse.silver import system_metrics as _silver_metrics
 from lakehouse.silver import user_events as _silver_events
+from lakehouse.silver.checked import Parser
 from lakehouse.tables import Table
 
 __all__ = ["FLOWS", "STORES", "TABLES", "Flow", "StoreKey"]
@@ -39,6 +40,7 @@ class Flow:
     land: Callable[[DataFrame], DataFrame]
     bronze: Table
     check: Callable[[DataFrame, Contract], DataFrame]
+    parse: Parser
     silver: Table
     gold: tuple[Aggregate, ...]
     snapshots: tuple[Table, ...] = ()
@@ -69,6 +71,7 @@ FLOWS: tuple[Flow, ...] = (
         _bronze_events.user_events,
         _bronze_events.TABLE,
         _silver_events.user_events,
+        Parser(contracts()["user-events"], _silver_events.SHAPE, _silver_events.row),
         _silver_events.TABLE,
         gold=(ACTIVITY_MINUTE, POST_ENGAGEMENT_DAILY, USER_ACTIVITY_DAILY),
         snapshots=(trending_posts.TABLE,),
@@ -78,6 +81,7 @@ FLOWS: tuple[Flow, ...] = (
         _bronze_logs.service_logs,
         _bronze_logs.TABLE,
         _silver_logs.service_logs,
+        Parser(contracts()["service-logs"], _silver_logs.SHAPE, _silver_logs.row),
         _silver_logs.TABLE,
         gold=(SERVICE_HEALTH_MINUTE,),
     ),
@@ -86,6 +90,7 @@ FLOWS: tuple[Flow, ...] = (
         _bronze_metrics.system_metrics,
         _bronze_metrics.TABLE,
         _silver_metrics.system_metrics,
+        Parser(contracts()["system-metrics"], _silver_metrics.SHAPE, _silver_metrics.row),
         _silver_metrics.TABLE,
         gold=(HOST_UTILIZATION_MINUTE,),
     ),

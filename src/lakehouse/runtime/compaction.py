@@ -16,6 +16,7 @@ from lakehouse.flows import FLOWS
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import CommitConflict, DeltaWriter
+from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
 log = logging.getLogger("lakehouse.compaction")
@@ -47,7 +48,7 @@ def compact(lake: Lake, writer: DeltaWriter, above_files: int) -> int:
             break
         group.append((path, size))
     paths = {path for path, _ in group}
-    data = handle.to_pyarrow_dataset()
+    data = pruned_dataset(handle)
     parts = [f.to_table(schema=data.schema) for f in data.get_fragments() if f.path.rsplit("/", 1)[-1] in paths]
     rows = pa.concat_tables(parts)
     rows = rows.sort_by([(name, "ascending") for name in writer.table.order])

@@ -26,6 +26,7 @@ from lakehouse.sinks import elasticsearch as es
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
 from lakehouse.sinks.mongo import COLLECTIONS, MongoSink
 from lakehouse.sinks.redis import NEWEST_ROWS, RedisSink
+from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
 MAX_BYTES_PER_TRIGGER = "32m"
@@ -152,7 +153,7 @@ def newest_rows(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:
     key, *others = TABLES[table].key
     handle = lake.table(table, version)
     files = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
-    data = handle.to_pyarrow_dataset()
+    data = pruned_dataset(handle)
     # Files hold disjoint spans of time (buckets): only the newest that together hold enough rows are read.
     condition = None
     bound = f"max.{key}"

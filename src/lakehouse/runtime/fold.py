@@ -24,6 +24,7 @@ from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate, Distinct, Extreme, Mean, Measure, Percentile, Ratio, Sum
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.sinks.delta import DataFile, DeltaWriter
+from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
 HOT_BUCKETS = 72
@@ -90,7 +91,7 @@ class Buckets:
 
     def _read(self, paths: list[str]) -> pa.Table:
         table = self.lake.table(self.aggregate.name, self.writer.version)
-        whole = table.to_pyarrow_dataset()
+        whole = pruned_dataset(table)
         wanted = set(paths)
         parts = [f.to_table(schema=whole.schema) for f in whole.get_fragments() if f.path.rsplit("/", 1)[-1] in wanted]
         return pa.concat_tables(parts).select(self.schema.names).cast(self.schema)

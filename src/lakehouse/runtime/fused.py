@@ -1,4 +1,4 @@
-"""All flows of one topic in one pass, on one machine: Spark reads and checks, the driver splits, folds and commits.
+"""All flows of a topic in one pass, on one machine: Spark reads and checks, the driver splits, folds and commits.
 
 A batch of some hundred to a hundred thousand records is checked in Spark's workers, comes to the driver as one Arrow
 table, and is written with as few round trips as the tables allow, all tables side by side, the ledger last. The
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from lakehouse.bronze.landed import COLUMNS
+from lakehouse.bronze.landed import COLUMNS, landed
 from lakehouse.contracts import Contract
 from lakehouse.flows import STORES, Flow
 from lakehouse.gold import trending_posts
@@ -32,6 +32,7 @@ from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
+from lakehouse.silver.checked import checked_together, of_topic
 from lakehouse.sinks.delta import DataFile, DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
@@ -65,8 +66,42 @@ class Progress:
     versions: dict[str, int] = field(default_factory=dict)
 
 
+class Ingest:
+    """The ``foreachBatch`` of all topics: one Spark job checks their records, then each topic's pass writes its own.
+
+    One query instead of one a topic: on two cores, what a micro-batch costs besides its records is most of its time.
+    """
+
+    def __init__(self, passes: dict[str, FusedPass], workers: int):
+        self.passes, self.workers = passes, workers
+        self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
+        self.lock, self.closed = Lock(), False
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        """Write one micro-batch everywhere."""
+        with self.lock:
+            if self.closed:
+                return
+            started = time.monotonic()
+            parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
+            together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
+            present = set(pc.unique(together.column("topic")).to_pylist())
+            jobs = [
+                self.pool.submit(one.write, of_topic(together, topic, one.flow.parse), started)
+                for topic, one in self.passes.items()
+                if topic in present
+            ]
+            for job in jobs:
+                job.result()
+
+    def close(self) -> None:
+        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not."""
+        with self.lock:
+            self.closed = True
+
+
 class FusedPass:
-    """The ``foreachBatch`` of one topic. One instance serves one run of the query; after any error make a new one.
+    """Everything that a batch of one topic does. One instance serves one run; after any error make a new one.
 
     Guarantee: every effect is a set of rows at absolute values or under Kafka's coordinates; a batch that died half
     way is rolled back by ``runtime/recovery.py`` before its repetition, one that reached the ledger is skipped.
@@ -96,23 +131,10 @@ class FusedPass:
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
         self.files_pool = ThreadPoolExecutor(4, thread_name_prefix=f"{flow.topic}-files")
         self.flushed_at = time.monotonic()
-        self.lock, self.closed = Lock(), False
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
-    def __call__(self, batch: DataFrame, batch_id: int) -> None:
-        """Write one micro-batch everywhere."""
-        with self.lock:
-            if not self.closed:
-                self._batch(batch)
-
-    def close(self) -> None:
-        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not."""
-        with self.lock:
-            self.closed = True
-
-    def _batch(self, batch: DataFrame) -> None:
-        started = time.monotonic()
-        checked = arrow(self.flow.check(self.flow.land(batch), self.contract))
+    def write(self, checked: pa.Table, started: float) -> None:
+        """Write one micro-batch of checked records of this topic everywhere."""
         timings = {"spark": time.monotonic() - started}
         checked = self._unseen_offsets(checked)
         if not checked.num_rows:

@@ -1,4 +1,4 @@
-"""The long-running stream: one query a topic, the fan-out to stores, compaction beside them, and a watchdog."""
+"""The long-running stream: one query for all topics, the fan-out to stores, compaction beside them, and a watchdog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, Flow
 from lakehouse.runtime.compaction import Compactor
 from lakehouse.runtime.fanout import FANOUT
-from lakehouse.runtime.fused import FusedPass, Progress
+from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.settings import Settings
@@ -24,6 +24,7 @@ from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
 
+INGEST = "ingest"
 log = logging.getLogger("lakehouse.stream")
 
 
@@ -56,6 +57,7 @@ class Stream:
         self.writers: dict[str, DeltaWriter] = {}
         self.stopping = threading.Event()
         self.stores: dict[str, StoreQuery] = {}
+        self.ingest: Ingest | None = None
 
     def start(self, until_drained: bool = False) -> None:
         """Create what is missing, go back to the last cut, and start every query.
@@ -66,7 +68,8 @@ class Stream:
         self.writers = create_tables(self.storage, self.lake)
         progress = roll_back(self.spark, self.lake, self.writers)
         for flow in FLOWS:
-            self.queries.append(self._start_topic(flow, progress[flow.topic], until_drained))
+            self.passes[flow.topic] = self._pass(flow, progress[flow.topic])
+        self.queries.append(self._ingest(progress, until_drained))
 
         if not until_drained:
             self.stores = {name: StoreQuery(name, self) for name in self.settings.stream.stores}
@@ -82,18 +85,22 @@ class Stream:
             except Exception as error:  # files stay small for a while; the stream must not stop for that
                 log.warning("compaction: %s", error)
 
-    def _start_topic(self, flow: Flow, progress: Progress, until_drained: bool) -> StreamingQuery:
+    def _pass(self, flow: Flow, progress: Progress) -> FusedPass:
         settings, contract = self.settings, contracts()[flow.topic]
         horizon = max(contract.duplicate_horizon, settings.stream.duplicate_horizon)
         index = SeenIndex(settings.home / "index" / flow.topic)
         added = fill_index(index, flow, contract, self.lake, progress, horizon)
         log.info("%s: at batch %d, offsets %s, index %d keys (%d from silver)", flow.topic, progress.seq, progress.ends, len(index), added)
-        self.passes[flow.topic] = FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
+        return FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
+
+    def _ingest(self, progress: dict[str, Progress], until_drained: bool) -> StreamingQuery:
+        settings = self.settings
+        self.ingest = Ingest(self.passes, settings.spark.shuffle_partitions)
         source = (
             self.spark.readStream.format("kafka")
             .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
-            .option("subscribe", flow.topic)
-            .option("startingOffsets", self._starting(flow.topic, progress))
+            .option("subscribe", ",".join(progress))
+            .option("startingOffsets", self._starting(progress))
             .option("failOnDataLoss", "true")
             .option("includeHeaders", "true")
             .option("maxOffsetsPerTrigger", str(settings.stream.max_records_per_batch))
@@ -105,21 +112,23 @@ class Stream:
             .load()
         )
         writer = (
-            source.writeStream.queryName(flow.topic)
-            .option("checkpointLocation", next_generation(self.storage, settings, flow.topic))
-            .foreachBatch(self.passes[flow.topic])
+            source.writeStream.queryName(INGEST)
+            .option("checkpointLocation", next_generation(self.storage, settings, INGEST))
+            .foreachBatch(self.ingest)
         )
         if until_drained:
             return writer.trigger(availableNow=True).start()
         return writer.trigger(processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds").start()
 
-    def _starting(self, topic: str, progress: Progress) -> str:
+    def _starting(self, progress: dict[str, Progress]) -> str:
         """Kafka's start as Spark wants it: every partition, -2 where it has not been read yet."""
         from confluent_kafka.admin import AdminClient
 
         admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers})
-        partitions = admin.list_topics(topic, timeout=30).topics[topic].partitions
-        return json.dumps({topic: {str(p): progress.ends.get(p, -2) for p in partitions}})
+        topics = admin.list_topics(timeout=30).topics
+        return json.dumps(
+            {name: {str(p): at.ends.get(p, -2) for p in topics[name].partitions} for name, at in progress.items()}
+        )
 
     def watch(self, poll: float = 0.5) -> None:
         """Wait until :meth:`stop`, or until drained queries end.
@@ -153,8 +162,8 @@ class Stream:
     def stop(self) -> None:
         """Ask :meth:`watch` to return and end every query after its current batch."""
         self.stopping.set()
-        for topic in self.passes.values():
-            topic.close()
+        if self.ingest is not None:
+            self.ingest.close()
         followers = [store.query for store in self.stores.values() if store.query is not None]
         for query in [*self.queries, *followers]:
             if query.isActive:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -18,36 +20,85 @@ from lakehouse.tables import columns
 FLAGS = columns("_identity string, _reasons array<string>, _warnings array<string>")
 """Identity within the topic (null: topic/partition/offset names it), errors (null: valid) and warnings (null: none)."""
 
-Extra = tuple[tuple[str, ...], Callable[[Checked], tuple[Any, ...]]]
+
+@dataclass(frozen=True)
+class Parser:
+    """How a topic's records become columns: by which contract, of which shape, from one checked record."""
+
+    contract: Contract
+    shape: T.StructType
+    row: Callable[[Checked, Contract], list[Any]]
 
 
-def checked(bronze: DataFrame, contract: Contract, shape: T.StructType, row: Callable[[Checked], list[Any]]) -> DataFrame:
-    """Bronze rows -> the same rows with ``shape``'s columns (by ``row``, null where invalid) and :data:`FLAGS`.
+def _judged(batch: pa.RecordBatch, parser: Parser, judge: Callable[[bytes | None, int], Checked]) -> list[pa.Array]:
+    """The arrays of the shape's columns and of :data:`FLAGS` for a batch of bronze rows."""
+    values = batch.column("value").to_pylist()
+    arrivals = batch.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+    results = [judge(value, arrival) for value, arrival in zip(values, arrivals, strict=True)]
+    kinds = to_arrow_schema(parser.shape).types
+    nothing = [None] * len(kinds)
+    rows = [nothing if r.reasons else parser.row(r, parser.contract) for r in results]
+    cells = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    return [
+        *(
+            pa.array(column, pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(column, kind)
+            for column, kind in zip(cells, kinds, strict=True)
+        ),
+        pa.array([r.identity for r in results], pa.string()),
+        pa.array([r.reasons for r in results], pa.list_(pa.string())),
+        pa.array([r.warnings for r in results], pa.list_(pa.string())),
+    ]
+
+
+def _kept(batch: pa.RecordBatch) -> list[pa.Array]:
+    schema = to_arrow_schema(COLUMNS)
+    return [batch.column(name).cast(schema.field(name).type) for name in COLUMNS.names]
+
+
+def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
+    """Bronze rows of one topic -> the same rows with the shape's columns (null where invalid) and :data:`FLAGS`.
 
     One pass of Arrow batches through Python workers; bytes pass through untouched.
     """
-    out = T.StructType([*COLUMNS.fields, *shape.fields, *FLAGS.fields])
-    arrow = to_arrow_schema(out)
-    kinds = [arrow.field(name).type for name in shape.names]
-    nothing = [None] * len(kinds)
+    out = T.StructType([*COLUMNS.fields, *parser.shape.fields, *FLAGS.fields])
 
-    def check(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        judge = checker(contract)
+    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        schema, judge = to_arrow_schema(out), checker(parser.contract)
         for batch in batches:
-            values = batch.column("value").to_pylist()
-            arrivals = batch.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
-            results = [judge(value, arrival) for value, arrival in zip(values, arrivals, strict=True)]
-            rows = [nothing if r.reasons else row(r) for r in results]
-            cells = [
-                pa.array(column, pa.int64()).cast(kind) if pa.types.is_timestamp(kind) else pa.array(column, kind)
-                for column, kind in zip(zip(*rows, strict=True) if rows else [()] * len(kinds), kinds, strict=True)
-            ]
-            flags = [
-                pa.array([r.identity for r in results], pa.string()),
-                pa.array([r.reasons for r in results], pa.list_(pa.string())),
-                pa.array([r.warnings for r in results], pa.list_(pa.string())),
-            ]
-            kept = [batch.column(name).cast(arrow.field(name).type) for name in COLUMNS.names]
-            yield pa.RecordBatch.from_arrays([*kept, *cells, *flags], schema=arrow)
+            yield pa.RecordBatch.from_arrays([*_kept(batch), *_judged(batch, parser, judge)], schema=schema)
 
     return bronze.select(*COLUMNS.names).mapInArrow(check, out)
+
+
+def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame:
+    """Bronze rows of several topics -> the same rows, one struct column a topic and :data:`FLAGS`, in one job.
+
+    The struct is named as the topic; :func:`of_topic` takes a topic's rows out again.
+    """
+    structs = [T.StructField(topic, parser.shape) for topic, parser in parsers.items()]
+    out = T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
+
+    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        schema = to_arrow_schema(out)
+        judges = {topic: checker(parser.contract) for topic, parser in parsers.items()}
+        for batch in batches:
+            for topic in pc.unique(batch.column("topic")).to_pylist():
+                part = batch.filter(pc.equal(batch.column("topic"), topic))
+                arrays = _judged(part, parsers[topic], judges[topic])
+                fields = list(to_arrow_schema(parsers[topic].shape))
+                own = pa.StructArray.from_arrays(arrays[: len(fields)], fields=fields)
+                others = [own if t == topic else pa.nulls(part.num_rows, schema.field(t).type) for t in parsers]
+                yield pa.RecordBatch.from_arrays([*_kept(part), *others, *arrays[len(fields) :]], schema=schema)
+
+    return bronze.select(*COLUMNS.names).mapInArrow(check, out)
+
+
+def of_topic(together: pa.Table, topic: str, parser: Parser) -> pa.Table:
+    """One topic's rows of :func:`checked_together`, in the shape of :func:`checked`."""
+    rows = together.filter(pc.equal(together.column("topic"), topic)).combine_chunks()
+    struct = rows.column(topic)
+    names = parser.shape.names
+    cells = [pa.chunked_array([chunk.field(i) for chunk in struct.chunks], struct.type.field(i).type) for i in range(len(names))]
+    kept = [*COLUMNS.names, *FLAGS.names]
+    # metrics have a "value" of their own only after their samples become rows, so names don't collide here
+    return pa.table([*[rows.column(n) for n in kept], *cells], names=[*kept, *names])

@@ -9,31 +9,29 @@ from pyspark.sql import types as T
 
 from lakehouse.contracts import Contract, contracts
 from lakehouse.quality.checks import Checked
-from lakehouse.silver.checked import checked
+from lakehouse.silver.checked import Parser, checked
 from lakehouse.silver.user_events import PROVENANCE
 from lakehouse.tables import Table, columns
 
 
-def _shape(contract: Contract) -> T.StructType:
-    time, *others = contract.schema().fields
-    return T.StructType([time, *columns("event_id string").fields, *others, *columns("_rescued string").fields])
-
-
+_TIME, *_OTHERS = contracts()["service-logs"].schema().fields
+SHAPE = T.StructType([_TIME, *columns("event_id string").fields, *_OTHERS, *columns("_rescued string").fields])
+"""A parsed log record."""
 TABLE = Table(
     "silver.service_logs",
-    T.StructType([*_shape(contracts()["service-logs"]).fields, *PROVENANCE.fields]),
+    T.StructType([*SHAPE.fields, *PROVENANCE.fields]),
     key=("topic", "partition", "offset"),
     order=("time", "partition", "offset", "timestamp"),
 )
 
 
+def row(record: Checked, contract: Contract) -> list[Any]:
+    """The parsed columns of one valid log record."""
+    time, *others = [record.values[field.column] for field in contract.fields]
+    return [time, record.identity, *others, record.rescued]
+
+
 def service_logs(bronze: DataFrame, contract: Contract) -> DataFrame:
     """bronze.service_logs -> the same rows, parsed and flagged; ``event_id`` is event.id, else null until it is
     written, when topic/partition/offset takes its place."""
-    time, *names = [field.column for field in contract.fields]
-
-    def row(record: Checked) -> list[Any]:
-        values = record.values
-        return [values[time], record.identity, *[values[name] for name in names], record.rescued]
-
-    return checked(bronze, contract, _shape(contract), row)
+    return checked(bronze, Parser(contract, SHAPE, row))

@@ -9,11 +9,11 @@ from pyspark.sql import types as T
 
 from lakehouse.contracts import Contract
 from lakehouse.quality.checks import Checked
-from lakehouse.silver.checked import checked
+from lakehouse.silver.checked import Parser, checked
 from lakehouse.silver.user_events import PROVENANCE
 from lakehouse.tables import Table, columns
 
-RECORD = columns(
+SHAPE = columns(
     "time timestamp, host string, samples array<struct<metric:string,value:double>>, dimensions map<string,string>, "
     "record_id string"
 )
@@ -33,13 +33,13 @@ TABLE = Table(
 )
 
 
+def row(record: Checked, contract: Contract) -> list[Any]:
+    """The parsed columns of one valid metric record, its samples in one array."""
+    samples = [{"metric": metric, "value": value} for metric, value in record.samples or ()]
+    host = (record.values["host"] or {}).get("name")
+    return [record.values["time"], host, samples, list((record.dimensions or {}).items()), record.identity]
+
+
 def system_metrics(bronze: DataFrame, contract: Contract) -> DataFrame:
     """bronze.system_metrics -> the same records, parsed and flagged, their samples still in one array each."""
-
-    def row(record: Checked) -> list[Any]:
-        values = record.values
-        samples = [{"metric": metric, "value": value} for metric, value in record.samples or ()]
-        host = (values["host"] or {}).get("name")
-        return [values["time"], host, samples, list((record.dimensions or {}).items()), record.identity]
-
-    return checked(bronze, contract, RECORD, row)
+    return checked(bronze, Parser(contract, SHAPE, row))

@@ -14,6 +14,7 @@ from pyarrow import dataset
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
+from lakehouse.sources.datasets import pruned_dataset
 
 LAYERS = ("bronze", "silver", "gold", "ops")
 _NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*\"?([a-z_]+)\"?", re.IGNORECASE)
@@ -58,7 +59,7 @@ class Lake:
 
     def dataset(self, name: str, version: int | None = None) -> dataset.Dataset:
         """A table's rows as an Arrow dataset; file statistics prune what a filter can't match."""
-        return self.table(name, version).to_pyarrow_dataset()
+        return pruned_dataset(self.table(name, version))
 
     def connect(self, *names: str, versions: dict[str, int] | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection, time zone UTC, in which each named table is a view ``layer.name``."""
