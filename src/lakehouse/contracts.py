@@ -115,7 +115,9 @@ def _field(prop: SchemaProperty, where: str) -> Field:
         raise ContractError(f"{where}: logicalType {prop.logicalType!r} is not one of {', '.join([*_SPARK, 'object'])}")
     options = prop.logicalTypeOptions or {}
     if unknown := set(options) - {"minimum", "maximum"}:
-        raise ContractError(f"{where}: logicalTypeOptions {sorted(unknown)} are not supported (minimum and maximum are)")
+        raise ContractError(
+            f"{where}: logicalTypeOptions {sorted(unknown)} are not supported (minimum and maximum are)"
+        )
     if prop.logicalType == "object" and not prop.properties:
         raise ContractError(f"{where}: an object names its properties")
     return Field(
@@ -148,7 +150,9 @@ def _rule(quality: DataQuality, owner: str | None, known: set[tuple[str, ...]], 
         if (when[0],) not in known:
             raise ContractError(f"{where}: field {field!r} is not in the contract")
     else:
-        raise ContractError(f"{where}: the implementation is required: PATH, or requiredWhen: {{FIELD: [VALUES]}} on a field")
+        raise ContractError(
+            f"{where}: the implementation is required: PATH, or requiredWhen: {{FIELD: [VALUES]}} on a field"
+        )
     if path not in known:
         raise ContractError(f"{where}: field {'.'.join(path)!r} is not in the contract")
     return Rule(quality.name, quality.severity, path, when)  # type: ignore[arg-type]

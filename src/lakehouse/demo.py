@@ -47,7 +47,9 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
     up(settings, servers_only=False, fresh=False)
     settings = load()
     truth = settings.home / "simulation-truth.json"
-    with bar(f"a service with {size.history_days:g} days of history and {size.seconds / 60:g} live minutes") as progress:
+    with bar(
+        f"a service with {size.history_days:g} days of history and {size.seconds / 60:g} live minutes"
+    ) as progress:
         sent = simulate(
             settings, seed, size.rate, size.seconds, size.history_days, truth, progress=progress,
             history_records=size.history_records,
@@ -77,7 +79,10 @@ def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict
             "select event_type, max_by(window_start, events) as minute, max(events) as events, "
             "max_by(users, events) as users from gold.activity_minute group by event_type order by events desc",
         ),
-        ("Trending now", "select rank, post_id, round(score, 1) as score from gold.trending_posts order by rank limit 5"),
+        (
+            "Trending now",
+            "select rank, post_id, round(score, 1) as score from gold.trending_posts order by rank limit 5",
+        ),
         (
             "Services, all time",
             "select service, sum(requests)::bigint as requests, round(100 * sum(errors) / sum(requests), 2) as error_percent, "

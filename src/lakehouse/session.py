@@ -53,13 +53,15 @@ def spark_session(settings: Settings, app: str) -> SparkSession:
     builder = SparkSession.builder.appName(app)
     options = dict(_TUNED)
     options["spark.hadoop.fs.defaultFS"] = settings.hdfs.uri
-    options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(settings.spark.shuffle_partitions)
+    options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(
+        settings.spark.shuffle_partitions
+    )
     if not submitted:
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
             "spark.jars": ",".join(map(str, jars(settings))),
-            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
+            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
             "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
         }
         if settings.spark.master.startswith("local"):

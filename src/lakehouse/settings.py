@@ -89,7 +89,11 @@ class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LAKEHOUSE_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+        env_prefix="LAKEHOUSE_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     profile: str = "local"

@@ -146,7 +146,9 @@ class Aggregate:
             for n, k in ((f.name, f.dataType.simpleString()) for f in self.table.schema)
         )
         group = ", ".join(str(i + 1) for i in range(len(self.keys)))
-        return f"select {out} from (select {keys}, {totals} from {source} where {self.where} group by {group}) as grouped"
+        return (
+            f"select {out} from (select {keys}, {totals} from {source} where {self.where} group by {group}) as grouped"
+        )
 
     def recompute(self, silver: DataFrame) -> DataFrame:
         """Silver rows -> this gold table, with Spark."""

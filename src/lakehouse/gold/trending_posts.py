@@ -34,7 +34,7 @@ def sql(source: str, as_of: str, engine: str) -> str:
     return f"""
         select as_of, cast(row_number() over (order by score desc, post_id) as int) as rank, post_id, score
         from (select post_id, as_of, sum({weight_sql()} * power(2.0, ({then} - {at}) / {half})) as score
-              from (select post_id, event_type, occurred_at, {as_of} as as_of from {source}) as at
+              from (select post_id, event_type, occurred_at, {as_of} as as_of from {source}) as dated
               where post_id is not null and {weight_sql()} is not null and occurred_at < as_of
                 and {then} >= {at} - {hour}
               group by post_id, as_of) as scored

@@ -188,14 +188,20 @@ def _at(document: Any, path: tuple[str, ...]) -> Any:
 
 
 def _broken(rule: Rule, document: dict[str, Any]) -> bool:
-    if rule.when is not None and document.get(rule.when[0]) not in rule.when[1]:
-        return False
+    if rule.when is not None:
+        value = document.get(rule.when[0])
+        if not isinstance(value, str) or value not in rule.when[1]:
+            return False
     value = _at(document, rule.path)
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _leaves(
-    document: dict[str, Any], path: tuple[str, ...], numbers: list[tuple[str, float]], strings: dict[str, str], reasons: list[str]
+    document: dict[str, Any],
+    path: tuple[str, ...],
+    numbers: dict[str, float],
+    strings: dict[str, str],
+    reasons: list[str],
 ) -> None:
     """Numeric and string leaves of nested objects by dotted path; arrays, booleans and nulls are neither."""
     for name, value in document.items():
@@ -205,14 +211,23 @@ def _leaves(
         kind = type(value)
         if kind is dict:
             _leaves(value, here, numbers, strings, reasons)
-        elif kind is str:
-            strings[".".join(here)] = value
-        elif kind is int or kind is float:
-            number = float(value)
-            if math.isfinite(number):
-                numbers.append((".".join(here), number))
+        elif kind is str or kind is int or kind is float:
+            dotted = ".".join(here)
+            if dotted in strings or dotted in numbers:
+                reasons.append(f"{_pointer(here)}: a second value named {dotted}")
+            elif kind is str:
+                strings[dotted] = value
+            elif math.isfinite(number := _double(value)):
+                numbers[dotted] = number
             else:
                 reasons.append(f"{_pointer(here)}: not a finite number")
+
+
+def _double(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def metric_identity(host: str | None, time_us: int, dataset: str | None, strings: dict[str, str]) -> str:
@@ -238,12 +253,12 @@ def checker(contract: Contract) -> Callable[[bytes | None, int], Checked]:
         reasons += [f"{_pointer(rule.path)}: missing ({rule.name})" for rule in errors if _broken(rule, document)]
         checked = Checked(values=values)
         if contract.samples:
-            numbers: list[tuple[str, float]] = []
+            numbers: dict[str, float] = {}
             strings: dict[str, str] = {}
             _leaves(document, (), numbers, strings, reasons)
             if not numbers and not reasons:
                 reasons.append("/: no number in the record, so no sample")
-            checked.samples = numbers
+            checked.samples = list(numbers.items())
             host, dataset = strings.pop("host.name", None), strings.get("event.dataset")
             checked.dimensions = strings
             if not reasons:

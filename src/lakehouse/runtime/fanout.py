@@ -68,7 +68,9 @@ def _source(rescued: Column | None = None) -> Column:
 def log_documents(silver: DataFrame) -> DataFrame:
     """silver.service_logs -> (table, topic, partition, offset, id, body)."""
     nested = ("message", "log", "service", "host", "trace", "http", "event", "url", "error")
-    body = _json({"@timestamp": F.col("time"), **{n: F.col(n) for n in nested}, "lakehouse": _source(F.col("_rescued"))})
+    body = _json(
+        {"@timestamp": F.col("time"), **{n: F.col(n) for n in nested}, "lakehouse": _source(F.col("_rescued"))}
+    )
     return _documents(silver, "silver.service_logs", F.col("event_id"), body)
 
 
@@ -176,7 +178,11 @@ def redis(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[
     sink, lake = RedisSink(settings), Lake(settings)
 
     def write(batch: DataFrame, _: int) -> None:
-        rows = arrow(batch.groupBy("table", "topic", "partition").agg(F.max("offset").alias("offset"), F.max("version").alias("version")))
+        rows = arrow(
+            batch.groupBy("table", "topic", "partition").agg(
+                F.max("offset").alias("offset"), F.max("version").alias("version")
+            )
+        )
         for row in rows.to_pylist():
             table, version = row["table"], row["version"]
             at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -199,7 +205,10 @@ def elasticsearch(spark: SparkSession, settings: Settings) -> tuple[DataFrame, C
     def put(index: str, documents: list[tuple[str, bytes, int | None]]) -> None:
         half = len(documents) // 2
         perform(
-            "elasticsearch", index, lambda: sink.index(index, documents[:half]), lambda _: sink.index(index, documents[half:])
+            "elasticsearch",
+            index,
+            lambda: sink.index(index, documents[:half]),
+            lambda _: sink.index(index, documents[half:]),
         )
 
     def write(batch: DataFrame, _: int) -> None:
@@ -215,7 +224,10 @@ def elasticsearch(spark: SparkSession, settings: Settings) -> tuple[DataFrame, C
         for keys in _newest(changes).values():
             put(
                 es.HEALTH,
-                [(key, orjson.dumps({**orjson.loads(text), "version": version}), version) for key, (version, text) in keys.items()],
+                [
+                    (key, orjson.dumps({**orjson.loads(text), "version": version}), version)
+                    for key, (version, text) in keys.items()
+                ],
             )
         _advance(sink, "elasticsearch", rows)
 

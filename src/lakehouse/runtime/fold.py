@@ -28,7 +28,9 @@ from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
 HOT_BUCKETS = 72
-CACHED_SOURCE_ROWS = 500_000
+CACHED_SOURCE_ROWS = 4_000_000
+"""Silver rows (only the columns that a table reads) kept for measures that don't fold."""
+WARM = timedelta(hours=26)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -121,6 +123,21 @@ class GoldFold:
         self.connection = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
         self._cached: OrderedDict[datetime, pa.Table] = OrderedDict()
+        self._complete_from: datetime | None = None
+        """Windows from here on that are not cached are known to be empty."""
+
+    def warm(self, silver_version: int) -> None:
+        """Read the last day's silver rows once, so that late records cost no scan each."""
+        if self.aggregate.folds:
+            return
+        data = self.lake.dataset(self.aggregate.source, silver_version)
+        time = pc.field(self.aggregate.source_time)
+        kind = data.schema.field(self.aggregate.source_time).type
+        start = (datetime.now(UTC) - WARM).replace(minute=0, second=0, microsecond=0)
+        condition = time >= pa.scalar(start, kind)
+        if data.count_rows(filter=condition) <= CACHED_SOURCE_ROWS:
+            self._keep(self._inputs(data, condition))
+            self._complete_from = start
 
     def fold(self, rows: pa.Table, arrival: datetime, silver_version: int) -> Change | None:
         """Silver rows accepted by a batch -> what changes; None where the batch touches no key.
@@ -216,6 +233,9 @@ class GoldFold:
         a, c = self.aggregate, self.connection
         windows = pc.unique(pc.cast(touched.column(a.window), pa.timestamp("us", "UTC"))).to_pylist()
         self._load([w for w in windows if w not in self._cached], silver_version)
+        nothing = self._empty()
+        for at in windows:
+            self._cached.setdefault(at, nothing)
         keys = ", ".join(a.keys)
         c.register("touched", touched)
         window = a.keys[a.window][1]
@@ -227,7 +247,8 @@ class GoldFold:
         own = own.drop_columns(["__window"])
         for at in windows:
             part = own.filter(pc.equal(numbers, pa.scalar(at, pa.timestamp("us", "UTC"))))
-            self._cached[at] = pa.concat_tables([self._cached[at], part.cast(self._cached[at].schema)])
+            if part.num_rows:
+                self._cached[at] = pa.concat_tables([self._cached[at], _pruned(part, self.aggregate)])
             self._cached.move_to_end(at)
         c.register("source", pa.concat_tables([self._cached[at] for at in windows]))
         result = c.execute(
@@ -240,6 +261,8 @@ class GoldFold:
 
     def _load(self, windows: list[datetime], version: int) -> None:
         """Silver's rows of whole windows into the cache, one scan for all."""
+        if self._complete_from is not None:
+            windows = [window for window in windows if window < self._complete_from]
         if not windows:
             return
         a = self.aggregate
@@ -249,22 +272,74 @@ class GoldFold:
         for low, high in _ranges(sorted(windows), a.width):
             here = (pc.field(a.source_time) >= pa.scalar(low, kind)) & (pc.field(a.source_time) < pa.scalar(high, kind))
             condition = here if condition is None else condition | here
-        found = data.to_table(columns=list(a.inputs), filter=condition)
-        schema = pa.schema([self._input_field(name) for name in a.inputs])
-        found = found.cast(schema)
-        unit = int(a.width / timedelta(microseconds=1))
-        numbers = pc.divide(pc.cast(pc.cast(found.column(a.source_time), pa.timestamp("us", "UTC")), pa.int64()), unit)
-        for window in windows:
-            self._cached[window] = found.filter(pc.equal(numbers, int((window - _EPOCH) // a.width)))
+        self._keep(self._inputs(data, condition))
 
-    def _input_field(self, name: str) -> pa.Field:
+    def _inputs(self, data: Any, condition: Any) -> pa.Table:
+        return _pruned(data.to_table(columns=list(self.aggregate.inputs), filter=condition), self.aggregate)
+
+    def _empty(self) -> pa.Table:
         from lakehouse.flows import TABLES
 
-        return TABLES[self.aggregate.source].arrow.field(name)
+        return _pruned(TABLES[self.aggregate.source].arrow.empty_table(), self.aggregate)
+
+    def _keep(self, found: pa.Table) -> None:
+        """Rows into the cache by window."""
+        if not found.num_rows:
+            return
+        a = self.aggregate
+        unit = int(a.width / timedelta(microseconds=1))
+        numbers = pc.divide(pc.cast(pc.cast(found.column(a.source_time), pa.timestamp("us", "UTC")), pa.int64()), unit)
+        order = pc.sort_indices(numbers)
+        found, numbers = found.take(order).combine_chunks(), numbers.take(order).to_numpy()
+        starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
+        for start, end in zip(starts, np.r_[starts[1:], len(numbers)], strict=True):
+            self._cached[_EPOCH + int(numbers[start]) * a.width] = found.slice(start, end - start)
 
     def _evict(self) -> None:
-        while len(self._cached) > 1 and sum(t.num_rows for t in self._cached.values()) > CACHED_SOURCE_ROWS:
-            self._cached.popitem(last=False)
+        rows = sum(table.num_rows for table in self._cached.values())
+        while len(self._cached) > 1 and rows > CACHED_SOURCE_ROWS:
+            window, table = self._cached.popitem(last=False)
+            rows -= table.num_rows
+            if self._complete_from is not None:
+                self._complete_from = max(self._complete_from, window + self.aggregate.width)
+
+
+def _pruned(rows: pa.Table, aggregate: Aggregate) -> pa.Table:
+    """The aggregate's input columns; of structs only the fields that its expressions read."""
+    text = " ".join(
+        [
+            aggregate.where,
+            *(e for _, e in aggregate.keys.values()),
+            *(m.total("duckdb") for m in aggregate.measures if not isinstance(m, Ratio)),
+        ]
+    )
+    return pa.table({name: _leaves_read(rows.column(name), name, text) for name in aggregate.inputs})
+
+
+def _leaves_read(column: pa.ChunkedArray, path: str, text: str) -> pa.ChunkedArray:
+    if not pa.types.is_struct(column.type):
+        return column.cast(pa.timestamp("us", "UTC")) if pa.types.is_timestamp(column.type) else column
+    fields = [f.name for f in column.type if f"{path}.{f.name}" in text]
+    arrays = []
+    for chunk in column.chunks:
+        parts = [
+            _leaves_read(pa.chunked_array([pc.struct_field(chunk, name)]), f"{path}.{name}", text) for name in fields
+        ]
+        arrays.append(
+            pa.StructArray.from_arrays(
+                [
+                    p.combine_chunks() if isinstance(p, pa.ChunkedArray) and p.num_chunks != 1 else p.chunk(0)
+                    for p in parts
+                ],
+                names=fields,
+            )
+        )
+    if not arrays:
+        empty = [
+            _leaves_read(pa.chunked_array([], column.type.field(name).type), f"{path}.{name}", text) for name in fields
+        ]
+        return pa.chunked_array([], pa.struct([(name, e.type) for name, e in zip(fields, empty, strict=True)]))
+    return pa.chunked_array(arrays)
 
 
 def _ranges(windows: list[datetime], width: timedelta) -> list[tuple[datetime, datetime]]:
@@ -348,7 +423,9 @@ class TrendingFold:
         if newest is not None:
             self.as_of = newest
             low = pa.scalar(newest - trending_posts.WINDOW, pa.timestamp("us", "UTC"))
-            self._add(silver.to_table(columns=list(trending_posts.SOURCE_COLUMNS), filter=pc.field("occurred_at") >= low))
+            self._add(
+                silver.to_table(columns=list(trending_posts.SOURCE_COLUMNS), filter=pc.field("occurred_at") >= low)
+            )
         self.connection.unregister("silver")
 
     def _add(self, rows: pa.Table) -> None:

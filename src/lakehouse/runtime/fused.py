@@ -120,9 +120,9 @@ class FusedPass:
         self.flow, self.contract, self.lake, self.writers = flow, contract, lake, writers
         self.index, self.progress, self.horizon = index, progress, horizon
         silver_version = writers[flow.silver.name].version
-        self.folds = [
-            GoldFold(a, lake, writers[a.name], index, contract.duplicate_horizon) for a in flow.gold
-        ]
+        self.folds = [GoldFold(a, lake, writers[a.name], index, contract.duplicate_horizon) for a in flow.gold]
+        for fold in self.folds:
+            fold.warm(silver_version)
         self.trending = (
             TrendingFold(lake, writers[trending_posts.TABLE.name], silver_version)
             if trending_posts.TABLE in flow.snapshots
@@ -208,7 +208,11 @@ class FusedPass:
         if self.contract.samples:
             samples = rows.column("samples").combine_chunks()
             if isinstance(samples, pa.ChunkedArray):
-                samples = pa.concat_arrays(samples.chunks) if samples.num_chunks else samples.type and pa.array([], samples.type)
+                samples = (
+                    pa.concat_arrays(samples.chunks)
+                    if samples.num_chunks
+                    else samples.type and pa.array([], samples.type)
+                )
             parents = pc.list_parent_indices(samples)
             flat = samples.flatten()
             rows = rows.drop_columns(["samples"]).take(parents)
@@ -218,8 +222,10 @@ class FusedPass:
             )
         elif "event_id" in rows.column_names and rows.column("event_id").null_count:
             coordinates = pc.binary_join_element_wise(
-                rows.column("topic"), pc.cast(rows.column("partition"), pa.string()),
-                pc.cast(rows.column("offset"), pa.string()), "/",
+                rows.column("topic"),
+                pc.cast(rows.column("partition"), pa.string()),
+                pc.cast(rows.column("offset"), pa.string()),
+                "/",
             )
             at = rows.column_names.index("event_id")
             rows = rows.set_column(at, "event_id", pc.coalesce(rows.column("event_id"), coordinates))
@@ -295,7 +301,9 @@ class FusedPass:
         self.progress.ends |= {r["partition"]: r["end_offset"] for r in ledger.to_pylist()}
         self._flush()
         for listener in self.listeners:
-            listener({"topic": flow.topic, "records": rows.num_rows, "ms": (time.monotonic() - started) * 1000, **timings})
+            listener(
+                {"topic": flow.topic, "records": rows.num_rows, "ms": (time.monotonic() - started) * 1000, **timings}
+            )
 
     def _append(self, table: Table, rows: pa.Table) -> None:
         writer = self.writers[table.name]
@@ -390,7 +398,9 @@ def _time(micros: Any) -> datetime:
 
 def _leaf_names(document: Any, path: str = "") -> set[str]:
     if isinstance(document, dict) and document:
-        return {name for key, value in document.items() for name in _leaf_names(value, f"{path}.{key}" if path else key)}
+        return {
+            name for key, value in document.items() for name in _leaf_names(value, f"{path}.{key}" if path else key)
+        }
     return {path}
 
 

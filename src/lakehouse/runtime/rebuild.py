@@ -75,7 +75,9 @@ def rebuild(settings: Settings, table: str | None = None, store: str | None = No
         raise RebuildError(f"{store}: not a store; one of {', '.join(settings.stream.stores)}")
     flows = [f for f in FLOWS if table in {t.name for t in (f.silver, quarantine.TABLE, *f.gold_tables)}]
     if table is not None and not flows:
-        raise RebuildError(f"{table}: can't be rebuilt; silver and gold tables can, bronze and ops are the record itself")
+        raise RebuildError(
+            f"{table}: can't be rebuilt; silver and gold tables can, bronze and ops are the record itself"
+        )
     with only_writer(settings, "lakehouse rebuild"):
         spark = spark_session(settings, "lakehouse-rebuild")
         lake = Lake(settings)
@@ -190,13 +192,25 @@ class _Rebuild:
                 changes.append({**head, "key": None, "row": None})
                 continue
             changes += [
-                {**head, "key": row_key(row, TABLES[name].key), "row": orjson.dumps(row, option=orjson.OPT_UTC_Z).decode()}
+                {
+                    **head,
+                    "key": row_key(row, TABLES[name].key),
+                    "row": orjson.dumps(row, option=orjson.OPT_UTC_Z).decode(),
+                }
                 for row in rows.to_pylist()
             ]
         if changes:
             self.writers[CHANGES.name].append(pa.Table.from_pylist(changes, schema=CHANGES.arrow))
         versions = {t.name: self.writers[t.name].version for t in self.flow.tables if t is not LEDGER}
-        nothing = {"records": 0, "valid": 0, "quarantined": 0, "duplicates": 0, "warnings": [], "drift": [], "batch_ms": 0}
+        nothing = {
+            "records": 0,
+            "valid": 0,
+            "quarantined": 0,
+            "duplicates": 0,
+            "warnings": [],
+            "drift": [],
+            "batch_ms": 0,
+        }
         rows = [
             {
                 "topic": self.flow.topic, "seq": seq, "partition": partition, "start_offset": end, "end_offset": end,
@@ -247,7 +261,9 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
         for batch in lake.dataset(fanout.HEALTH_TABLE, version).to_batches():
             for row in batch.to_pylist():
                 body = orjson.dumps({**row, "version": version}, option=orjson.OPT_UTC_Z)
-                elastic.add(fanout.es.HEALTH, row_key(orjson.loads(body), TABLES[fanout.HEALTH_TABLE].key), body, version)
+                elastic.add(
+                    fanout.es.HEALTH, row_key(orjson.loads(body), TABLES[fanout.HEALTH_TABLE].key), body, version
+                )
                 count += 1
         elastic.flush()
     return count

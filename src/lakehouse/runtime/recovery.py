@@ -63,7 +63,9 @@ def roll_back(
         cut = cuts.get(flow.topic)
         for table in (flow.bronze, flow.silver, *flow.gold_tables):
             _restore(spark, lake, writers[table.name], cut.versions.get(table.name, 0) if cut else 0)
-        progress[flow.topic] = Progress(cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {})
+        progress[flow.topic] = Progress(
+            cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {}
+        )
     for topic in progress:
         _delete_beyond(spark, lake, writers[quarantine.TABLE.name], _beyond_offsets(topic, cuts.get(topic)))
         _delete_beyond(spark, lake, writers[CHANGES.name], f"topic = '{topic}' and seq > {progress[topic].seq}")
@@ -120,7 +122,9 @@ def _check_quarantine(lake: Lake) -> None:
         )
 
 
-def fill_index(index: SeenIndex, flow: Flow, contract: Contract, lake: Lake, progress: Progress, horizon: timedelta) -> int:
+def fill_index(
+    index: SeenIndex, flow: Flow, contract: Contract, lake: Lake, progress: Progress, horizon: timedelta
+) -> int:
     """Bring the index to the cut from silver: the tail since its last flush, or all of the horizon; keys added."""
     at = index.position
     if not at or at["seq"] > progress.seq:
@@ -137,7 +141,9 @@ def fill_index(index: SeenIndex, flow: Flow, contract: Contract, lake: Lake, pro
             here = (pc.field("partition") == partition) & (pc.field("offset") >= start) & (pc.field("offset") < end)
             condition = here if condition is None else condition | here
         if not ends:  # all of it: only what the horizon (and a day of events from the future) can still ask for
-            newest = lake.query(f"select max(last_at) from {LEDGER.name} where topic = ?", [flow.topic]).fetchall()[0][0]
+            newest = lake.query(f"select max(last_at) from {LEDGER.name} where topic = ?", [flow.topic]).fetchall()[0][
+                0
+            ]
             oldest = pa.scalar(newest - horizon - timedelta(days=1), pa.timestamp("us", "UTC"))
             condition = condition & (pc.field("timestamp") >= oldest)
         identity = "record_id" if contract.samples else "event_id"
@@ -180,13 +186,14 @@ def _add_replays(index: SeenIndex, flow: Flow, lake: Lake, progress: Progress) -
     layer, _, name = flow.bronze.name.partition(".")
     connection = lake.connect(flow.bronze.name, flow.silver.name, versions=progress.versions)
     found = connection.execute(
-        f"select epoch_us(b.timestamp), h.value from (select partition, \"offset\", timestamp, unnest(headers) as h "
+        f'select epoch_us(b.timestamp), h.value from (select partition, "offset", timestamp, unnest(headers) as h '
         f"from {layer}.{name} where headers is not null) b "
         f"where h.key = '{REPLAY_HEADER}' and exists (select 1 from {flow.silver.name} s "
-        f"where s.partition = b.partition and s.\"offset\" = b.\"offset\")"
+        f'where s.partition = b.partition and s."offset" = b."offset")'
     ).fetchall()
     if found:
         digests = [
-            identity_digest(flow.topic, f"{REPLAY_HEADER}\x1f{(value or b'').decode(errors='replace')}") for _, value in found
+            identity_digest(flow.topic, f"{REPLAY_HEADER}\x1f{(value or b'').decode(errors='replace')}")
+            for _, value in found
         ]
         index.add(index.keys(digests), np.array([at for at, _ in found], dtype=np.int64))

@@ -90,7 +90,14 @@ class Stream:
         horizon = max(contract.duplicate_horizon, settings.stream.duplicate_horizon)
         index = SeenIndex(settings.home / "index" / flow.topic)
         added = fill_index(index, flow, contract, self.lake, progress, horizon)
-        log.info("%s: at batch %d, offsets %s, index %d keys (%d from silver)", flow.topic, progress.seq, progress.ends, len(index), added)
+        log.info(
+            "%s: at batch %d, offsets %s, index %d keys (%d from silver)",
+            flow.topic,
+            progress.seq,
+            progress.ends,
+            len(index),
+            added,
+        )
         return FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
 
     def _ingest(self, progress: dict[str, Progress], until_drained: bool) -> StreamingQuery:
@@ -118,7 +125,9 @@ class Stream:
         )
         if until_drained:
             return writer.trigger(availableNow=True).start()
-        return writer.trigger(processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds").start()
+        return writer.trigger(
+            processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds"
+        ).start()
 
     def _starting(self, progress: dict[str, Progress]) -> str:
         """Kafka's start as Spark wants it: every partition, -2 where it has not been read yet."""

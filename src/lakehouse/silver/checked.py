@@ -98,7 +98,10 @@ def of_topic(together: pa.Table, topic: str, parser: Parser) -> pa.Table:
     rows = together.filter(pc.equal(together.column("topic"), topic)).combine_chunks()
     struct = rows.column(topic)
     names = parser.shape.names
-    cells = [pa.chunked_array([chunk.field(i) for chunk in struct.chunks], struct.type.field(i).type) for i in range(len(names))]
+    cells = [
+        pa.chunked_array([chunk.field(i) for chunk in struct.chunks], struct.type.field(i).type)
+        for i in range(len(names))
+    ]
     kept = [*COLUMNS.names, *FLAGS.names]
     # metrics have a "value" of their own only after their samples become rows, so names don't collide here
     return pa.table([*[rows.column(n) for n in kept], *cells], names=[*kept, *names])

@@ -13,7 +13,6 @@ from lakehouse.silver.checked import Parser, checked
 from lakehouse.silver.user_events import PROVENANCE
 from lakehouse.tables import Table, columns
 
-
 _TIME, *_OTHERS = contracts()["service-logs"].schema().fields
 SHAPE = T.StructType([_TIME, *columns("event_id string").fields, *_OTHERS, *columns("_rescued string").fields])
 """A parsed log record."""

@@ -112,30 +112,41 @@ class Storage:
         self._gateway: Any = context._gateway
         self.scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
+        # Every name that py4j resolves and every object that it hands out is a round trip: these are kept.
+        hadoop = self._jvm.org.apache.hadoop.fs
+        self._path = hadoop.Path
+        self._exclusive = self._gateway.new_array(hadoop.Options.Rename, 0)
+        self._file_context = hadoop.FileContext
+        self._files: dict[str, tuple[Any, Any]] = {}
 
-    def _path(self, uri: str) -> Any:
-        return self._jvm.org.apache.hadoop.fs.Path(uri)
+    def _of(self, uri: str) -> tuple[Any, Any]:
+        """The file system and the file context that a URI lies in."""
+        scheme, _, rest = uri.partition("://")
+        authority = f"{scheme}://{rest.partition('/')[0]}"
+        if authority not in self._files:
+            path = self._path(uri)
+            self._files[authority] = (
+                path.getFileSystem(self._conf),
+                self._file_context.getFileContext(path.toUri(), self._conf),
+            )
+        return self._files[authority]
 
     def put(self, local: Path, uri: str) -> None:
         """Move a local file to the lake."""
-        path = self._path(uri)
-        source = self._path(f"file://{local}")
-        path.getFileSystem(self._conf).copyFromLocalFile(True, True, source, path)
+        self._of(uri)[0].copyFromLocalFile(True, True, self._path(f"file://{local}"), self._path(uri))
 
     def put_new(self, data: bytes, uri: str) -> bool:
         """Write bytes under a name that nobody has: False where the name is taken, atomic for readers."""
-        path = self._path(uri)
-        files = path.getFileSystem(self._conf)
-        draft = self._path(f"{path.getParent()}/.{path.getName()}.{uuid.uuid4().hex}.tmp")
+        files, context = self._of(uri)
+        folder, _, name = uri.rpartition("/")
+        draft = self._path(f"{folder}/.{name}.{uuid.uuid4().hex}.tmp")
         out = files.create(draft, True)
         try:
             out.write(data)
         finally:
             out.close()
-        context = self._jvm.org.apache.hadoop.fs.FileContext.getFileContext(path.toUri(), self._conf)
-        exclusive = self._gateway.new_array(self._jvm.org.apache.hadoop.fs.Options.Rename, 0)
         try:
-            context.rename(draft, path, exclusive)
+            context.rename(draft, self._path(uri), self._exclusive)
         except Exception as error:
             files.delete(draft, False)
             if "FileAlreadyExistsException" in str(error):
@@ -145,8 +156,7 @@ class Storage:
 
     def read(self, uri: str) -> bytes | None:
         """The bytes of a small file, or None where there is none."""
-        path = self._path(uri)
-        files = path.getFileSystem(self._conf)
+        files, path = self._of(uri)[0], self._path(uri)
         if not files.exists(path):
             return None
         stream = files.open(path)
@@ -157,13 +167,11 @@ class Storage:
 
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
-        path = self._path(uri)
-        return bool(path.getFileSystem(self._conf).exists(path))
+        return bool(self._of(uri)[0].exists(self._path(uri)))
 
     def delete(self, uri: str) -> None:
         """Delete a file or a whole folder."""
-        path = self._path(uri)
-        path.getFileSystem(self._conf).delete(path, True)
+        self._of(uri)[0].delete(self._path(uri), True)
 
 
 class DeltaWriter:
@@ -181,7 +189,14 @@ class DeltaWriter:
         """Create the table if it is not there: True if this call made it."""
         now = int(time.time() * 1000)
         actions = [
-            {"commitInfo": {"timestamp": now, "operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": ENGINE}},
+            {
+                "commitInfo": {
+                    "timestamp": now,
+                    "operation": "CREATE TABLE",
+                    "operationParameters": {},
+                    "engineInfo": ENGINE,
+                }
+            },
             {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
             {
                 "metaData": {

@@ -44,7 +44,9 @@ MAPPINGS: dict[str, dict[str, Any]] = {
         "http": _object(response=_object(status_code={"type": "long"})),
         "event": _object(id=_KEYWORD, duration={"type": "long"}, dataset=_KEYWORD),
         "url": _object(path=_KEYWORD),
-        "error": _object(message={"type": "text"}, type=_KEYWORD, code=_KEYWORD, id=_KEYWORD, stack_trace={"type": "text"}),
+        "error": _object(
+            message={"type": "text"}, type=_KEYWORD, code=_KEYWORD, id=_KEYWORD, stack_trace={"type": "text"}
+        ),
         "lakehouse": _SOURCE,
     },
     METRICS: {

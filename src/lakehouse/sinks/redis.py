@@ -26,7 +26,9 @@ class RedisSink:
     """Writes snapshots of gold tables."""
 
     def __init__(self, settings: Settings):
-        self.client = redis.Redis.from_url(settings.redis.url.get_secret_value(), socket_timeout=10, socket_connect_timeout=3)
+        self.client = redis.Redis.from_url(
+            settings.redis.url.get_secret_value(), socket_timeout=10, socket_connect_timeout=3
+        )
         self._set_if_newer = self.client.register_script(_SET_IF_NEWER)
 
     def put_latest(self, table: str, version: int, at: str, rows: list[dict[str, Any]]) -> None:

@@ -51,7 +51,9 @@ class Lake:
         try:
             return DeltaTable(uri, version=version)
         except TableNotFoundError:
-            raise LakeError(f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables") from None
+            raise LakeError(
+                f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables"
+            ) from None
         except Exception as error:
             # delta-rs has no type of its own for a version that is gone or storage that is away.
             what = f"{name}: version {version} is not readable" if version is not None else f"{name}: not readable"
