@@ -203,7 +203,10 @@ def stream(
     _java_home(settings)
     from lakehouse.runtime.supervise import run
 
-    raise typer.Exit(run(settings, until_drained))
+    code = run(settings, until_drained)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of Spark's and delta-rs's clients crash an orderly interpreter exit
 
 
 @app.command()

@@ -123,7 +123,7 @@ def _field(prop: SchemaProperty, where: str) -> Field:
     return Field(
         name=name,
         column=prop.physicalName or name,
-        kind=prop.logicalType,  # type: ignore[arg-type]
+        kind=prop.logicalType,
         required=bool(prop.required),
         values=frozenset(str(e.value) for e in prop.enum) if prop.enum else None,
         minimum=options.get("minimum"),
@@ -155,7 +155,7 @@ def _rule(quality: DataQuality, owner: str | None, known: set[tuple[str, ...]], 
         )
     if path not in known:
         raise ContractError(f"{where}: field {'.'.join(path)!r} is not in the contract")
-    return Rule(quality.name, quality.severity, path, when)  # type: ignore[arg-type]
+    return Rule(quality.name, quality.severity, path, when)
 
 
 def _paths(fields: tuple[Field, ...], prefix: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

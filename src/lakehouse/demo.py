@@ -85,7 +85,8 @@ def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict
         ),
         (
             "Services, all time",
-            "select service, sum(requests)::bigint as requests, round(100 * sum(errors) / sum(requests), 2) as error_percent, "
+            "select service, sum(requests)::bigint as requests, "
+            "round(100 * sum(errors) / sum(requests), 2) as error_percent, "
             "round(max(p99_ms), 1) as worst_p99_ms from gold.service_health_minute group by service order by service",
         ),
     ):

@@ -108,3 +108,11 @@ STORES: tuple[StoreKey, ...] = (
     StoreKey("elasticsearch", "service-health", "gold.service_health_minute"),
 )
 """The lake's own keys in the stores; each has exactly one writer, the fan-out."""
+
+
+def effects() -> tuple[str, ...]:
+    """Every effect that the stream has, ``<query>:<effect>``, in the order of the flows; what kill tests go through."""
+    tables = [f"{flow.topic}:{table.name}" for flow in FLOWS for table in flow.tables]
+    # Redis is told which table changed, the other stores which rows.
+    keys = [f"{key.store}:{key.table if key.store == 'redis' else key.name}" for key in STORES]
+    return (*tables, *keys, *(f"{store}:progress" for store in dict.fromkeys(key.store for key in STORES)))

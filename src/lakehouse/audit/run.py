@@ -124,7 +124,8 @@ class Run:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Run statements; all rows of the last. (DuckDB refuses further work while a result is not read to its end.)"""
-        return self.db.execute(sql).fetchall()
+        rows: list[tuple[Any, ...]] = self.db.execute(sql).fetchall()
+        return rows
 
     def numbers(self, table: str, column: str, values: dict[int, int]) -> None:
         """Make a small table (partition, ``column``)."""

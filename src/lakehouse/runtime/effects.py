@@ -7,6 +7,7 @@ runtime itself: ``<query>:<effect>:before|middle|after``. ``LAKEHOUSE_KILL`` nam
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections import Counter
@@ -15,6 +16,7 @@ from threading import Lock
 from typing import TypeVar
 
 Result = TypeVar("Result")
+log = logging.getLogger("lakehouse.effects")
 MOMENTS = ("before", "middle", "after")
 _passed: Counter[str] = Counter()
 _lock = Lock()
@@ -36,6 +38,7 @@ def passing(query: str, effect: str, moment: str) -> None:
 
 def perform(query: str, effect: str, prepare: Callable[[], Result], commit: Callable[[Result], None]) -> None:
     """Carry out one effect in its two halves; ``middle`` lies between what nobody sees yet and what counts."""
+    log.debug("%s:%s", query, effect)
     passing(query, effect, "before")
     prepared = prepare()
     passing(query, effect, "middle")

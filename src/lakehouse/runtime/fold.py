@@ -75,8 +75,8 @@ class Buckets:
         # Integer division truncates towards zero; all times are after 1970.
         return pc.divide(micros, int(self.span / timedelta(microseconds=1)))
 
-    def rows(self, buckets: set[int]) -> tuple[pa.Table, set[int], list[tuple[str, int]]]:
-        """(rows of the buckets and of all that share a file with them, those buckets, the files they lie in)."""
+    def rows(self, buckets: set[int]) -> tuple[pa.Table, list[tuple[str, int]]]:
+        """(rows of the buckets and of all that share a file with them, the files they lie in)."""
         owners = {p: f for p, f in self.files.items() if any(f[1] <= b <= f[2] for b in buckets)}
         wanted = set(buckets)
         for _, low, high in owners.values():
@@ -89,7 +89,7 @@ class Buckets:
                 self.hot[bucket] = loaded.filter(pc.equal(numbers, bucket))
         tables = [self.hot[bucket] for bucket in sorted(wanted) if bucket in self.hot]
         merged = pa.concat_tables(tables) if tables else self.schema.empty_table()
-        return merged, wanted, [(path, size) for path, (size, _, _) in owners.items()]
+        return merged, [(path, size) for path, (size, _, _) in owners.items()]
 
     def _read(self, paths: list[str]) -> pa.Table:
         table = self.lake.table(self.aggregate.name, self.writer.version)
@@ -120,7 +120,7 @@ class GoldFold:
     def __init__(self, aggregate: Aggregate, lake: Lake, writer: DeltaWriter, index: SeenIndex, horizon: timedelta):
         self.aggregate, self.lake, self.writer, self.index, self.horizon = aggregate, lake, writer, index, horizon
         self.buckets = Buckets(aggregate, lake, writer)
-        self.connection = duckdb.connect()
+        self.connection: Any = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
         self._cached: OrderedDict[datetime, pa.Table] = OrderedDict()
         self._complete_from: datetime | None = None
@@ -154,7 +154,7 @@ class GoldFold:
         cold = f"{a.window} < timestamptz '{oldest.isoformat()}'" if a.folds else "true"
         parts = []
         members = None
-        before, wanted, removes = self.buckets.rows(self._touched())
+        before, removes = self.buckets.rows(self._touched())
         c.register("before", before)
         if a.folds:
             delta, members = self._delta(f"not ({cold})")
@@ -373,9 +373,7 @@ def _fold(measure: Measure) -> str:
             raise ValueError(f"{name}: a percentile does not fold")
 
 
-def members_of(
-    connection: duckdb.DuckDBPyConnection, aggregate: Aggregate, measure: Distinct, relation: str
-) -> pa.Table:
+def members_of(connection: Any, aggregate: Aggregate, measure: Distinct, relation: str) -> pa.Table:
     """Distinct (keys, member) of a keyed relation with the 128-bit digest that names each in the index.
 
     The digest is SHA-256 (FIPS 180-4) cut to 16 bytes of table, measure, window, and length-prefixed strings.
@@ -409,7 +407,7 @@ class TrendingFold:
 
     def __init__(self, lake: Lake, writer: DeltaWriter, silver_version: int):
         self.writer = writer
-        self.connection = duckdb.connect()
+        self.connection: Any = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
         self.connection.execute("create table weights (minute timestamptz, post_id string, weight double)")
         self.as_of: datetime | None = None

@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakehouse.bronze.landed import COLUMNS, landed
 from lakehouse.contracts import Contract
@@ -45,11 +46,10 @@ _US = pa.timestamp("us", "UTC")
 
 def arrow(frame: DataFrame) -> pa.Table:
     """A DataFrame's rows in the driver. Spark 4 has this as ``toArrow``."""
+    rows: Any = frame
     if hasattr(frame, "toArrow"):
-        return frame.toArrow()
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    return pa.Table.from_batches(frame._collect_as_arrow(), schema=to_arrow_schema(frame.schema))
+        return rows.toArrow()
+    return pa.Table.from_batches(rows._collect_as_arrow(), schema=to_arrow_schema(frame.schema))
 
 
 def identity_digest(topic: str, identity: str) -> bytes:

@@ -7,9 +7,10 @@ from lakehouse.tables import Table, columns
 LEDGER = Table(
     "ops.ledger",
     columns(
-        "topic string, seq bigint, partition int, start_offset bigint, end_offset bigint, records bigint, valid bigint, "
-        "quarantined bigint, duplicates bigint, first_at timestamp, last_at timestamp, warnings map<string,bigint>, "
-        "drift map<string,bigint>, versions map<string,bigint>, engine string, batch_ms bigint, committed_at timestamp"
+        "topic string, seq bigint, partition int, start_offset bigint, end_offset bigint, records bigint, "
+        "valid bigint, quarantined bigint, duplicates bigint, first_at timestamp, last_at timestamp, "
+        "warnings map<string,bigint>, drift map<string,bigint>, versions map<string,bigint>, engine string, "
+        "batch_ms bigint, committed_at timestamp"
     ),
     key=("topic", "seq", "partition"),
     order=("topic", "seq", "committed_at"),
@@ -24,4 +25,5 @@ CHANGES = Table(
     key=("topic", "seq", "table", "key"),
     order=("topic", "seq"),
 )
-"""Every gold row as a batch left it (``row``: JSON; ``version``: of its table after the batch), append-only: what the fan-out to stores follows."""
+"""Every gold row as a batch left it (``row``: JSON; ``version``: of its table after the batch), append-only: what the
+fan-out to stores follows."""

@@ -30,7 +30,7 @@ from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import DeltaWriter, Storage
-from lakehouse.sinks.elasticsearch import ElasticsearchSink
+from lakehouse.sinks.elasticsearch import HEALTH, ElasticsearchSink
 from lakehouse.sinks.mongo import COLLECTIONS, MongoSink
 from lakehouse.sinks.redis import RedisSink
 from lakehouse.sources.lake import Lake
@@ -261,9 +261,7 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
         for batch in lake.dataset(fanout.HEALTH_TABLE, version).to_batches():
             for row in batch.to_pylist():
                 body = orjson.dumps({**row, "version": version}, option=orjson.OPT_UTC_Z)
-                elastic.add(
-                    fanout.es.HEALTH, row_key(orjson.loads(body), TABLES[fanout.HEALTH_TABLE].key), body, version
-                )
+                elastic.add(HEALTH, row_key(orjson.loads(body), TABLES[fanout.HEALTH_TABLE].key), body, version)
                 count += 1
         elastic.flush()
     return count

@@ -111,7 +111,8 @@ def _delete_beyond(spark: SparkSession, lake: Lake, writer: DeltaWriter, conditi
 
 def _check_quarantine(lake: Lake) -> None:
     short = lake.query(
-        f"select l.topic, l.n, coalesce(q.n, 0) from (select topic, sum(quarantined) as n from {LEDGER.name} group by topic) l "
+        "select l.topic, l.n, coalesce(q.n, 0) from "
+        f"(select topic, sum(quarantined) as n from {LEDGER.name} group by topic) l "
         f"left join (select topic, count(*) as n from {quarantine.TABLE.name} group by topic) q using (topic) "
         "where l.n <> coalesce(q.n, 0)"
     ).fetchall()

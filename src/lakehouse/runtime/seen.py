@@ -1,11 +1,10 @@
 """Which 128-bit keys were seen before: the memory behind duplicates and distinct counts, on one machine.
 
 A log-structured index of sorted runs (O'Neil et al., "The Log-Structured Merge-Tree", 1996): each run is a NumPy file
-of three rows (high 64 bits, low 64 bits, time), sorted by the first, memory-mapped and immutable. A lookup is a binary search per run,
-for a whole batch at once; nothing is loaded at start. Runs whose newest time is past the horizon are deleted whole.
-Measured against RocksDB in docs/decisions/0003. The index is a cache of what silver holds: if it is lost or behind,
-it is filled again from silver (``runtime/recovery.py``). The distributed twin is a join with silver
-(``runtime/separate.py``).
+of three rows (high 64 bits, low 64 bits, time), sorted by the first, memory-mapped and immutable. A lookup is a binary
+search per run, for a whole batch at once; nothing is loaded at start. Runs whose newest time is past the horizon are
+deleted whole. Measured against RocksDB in docs/decisions/0003. The index is a cache of what silver holds: if it is
+lost or behind, it is filled again from silver (``runtime/recovery.py``). Its distributed twin is a join with silver.
 """
 
 from __future__ import annotations
@@ -48,8 +47,10 @@ class SeenIndex:
         self._memory: list[_Run] = []
         self._runs: list[_Run] = []
         manifest = self.folder / "manifest.json"
-        state = json.loads(manifest.read_text()) if manifest.exists() else {"runs": [], "position": {}, "next": 0}
-        self.position, self._next = state["position"], state["next"]
+        state: dict[str, Any] = {"runs": [], "position": {}, "next": 0}
+        if manifest.exists():
+            state = json.loads(manifest.read_text())
+        self.position, self._next = state["position"], int(state["next"])
         try:
             for name, newest in state["runs"]:
                 path = self.folder / name

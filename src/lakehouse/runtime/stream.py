@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql.streaming import StreamingQuery
+from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, Flow

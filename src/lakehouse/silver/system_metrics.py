@@ -23,7 +23,8 @@ TABLE = Table(
     T.StructType(
         [
             *columns(
-                "time timestamp, host string, metric string, value double, dimensions map<string,string>, record_id string"
+                "time timestamp, host string, metric string, value double, dimensions map<string,string>, "
+                "record_id string"
             ).fields,
             *PROVENANCE.fields,
         ]

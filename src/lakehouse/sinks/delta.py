@@ -106,16 +106,15 @@ class Storage:
     """The lake's file system, through the Hadoop client inside Spark's JVM; safe to use from several threads."""
 
     def __init__(self, spark: SparkSession, scratch: Path):
-        context = spark.sparkContext
-        self._jvm: Any = context._jvm
-        self._conf: Any = context._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
-        self._gateway: Any = context._gateway
+        context: Any = spark.sparkContext
+        self._jvm = context._jvm
+        self._conf = context._jsc.hadoopConfiguration()
         self.scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
         # Every name that py4j resolves and every object that it hands out is a round trip: these are kept.
         hadoop = self._jvm.org.apache.hadoop.fs
         self._path = hadoop.Path
-        self._exclusive = self._gateway.new_array(hadoop.Options.Rename, 0)
+        self._exclusive = context._gateway.new_array(hadoop.Options.Rename, 0)
         self._file_context = hadoop.FileContext
         self._files: dict[str, tuple[Any, Any]] = {}
 
@@ -188,7 +187,7 @@ class DeltaWriter:
     def create(storage: Storage, table: Table, uri: str) -> bool:
         """Create the table if it is not there: True if this call made it."""
         now = int(time.time() * 1000)
-        actions = [
+        actions: list[dict[str, Any]] = [
             {
                 "commitInfo": {
                     "timestamp": now,

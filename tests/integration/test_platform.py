@@ -1,0 +1,139 @@
+"""The whole platform on real servers: nothing lost, nothing twice, through kills of everything."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lakehouse import stack as servers
+from lakehouse.audit import audit
+from lakehouse.flows import effects
+from lakehouse.query import query
+from lakehouse.runtime.effects import MOMENTS
+from lakehouse.settings import PROJECT, Settings
+from lakehouse.simulate import simulate
+from lakehouse.sinks.elasticsearch import ElasticsearchSink
+from lakehouse.sinks.mongo import MongoSink
+from lakehouse.sinks.redis import RedisSink
+from tests.integration.lake import StreamProcess, environment, event, mixed, problems, send, settled, until
+
+pytestmark = pytest.mark.integration
+KILLS = 4
+STREAM_STARTS_IN = 120.0
+
+
+@pytest.fixture
+def stream(stack: Settings) -> Iterator[StreamProcess]:
+    process = StreamProcess(stack)
+    yield process
+    process.stop() if process.process.poll() is None else process.end()
+
+
+def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
+    stack: Settings, stream: StreamProcess, tmp_path: Path
+) -> None:
+    truth_file = tmp_path / "truth.json"
+    simulate(stack, 7, 300, 5, 0.5, truth_file, history_records=12_000)
+    result = settled(stack)
+    assert result["balanced"], problems(result)
+    truth = json.loads(truth_file.read_text())
+    for topic, sent in truth["topics"].items():
+        found = result["topics"][topic]
+        assert found["records"] == sent["sent"]
+        assert (found["valid"], found["quarantined"], found["duplicates"]) == (
+            sent["valid"], sent["broken"], sent["duplicates"],
+        )  # fmt: skip
+    events = query(stack, "select sum(events) from gold.activity_minute").rows[0][0]
+    assert events == truth["topics"]["user-events"]["valid"]
+
+
+def test_every_kill_leaves_a_balanced_lake(stack: Settings) -> None:
+    """Some of the kill points each time, by a seed that is printed; `make test-long` goes through all."""
+    seed = random.SystemRandom().randrange(10_000)
+    print(f"kill points of seed {seed}")
+    chosen = random.Random(seed).sample([f"{e}:{m}" for e in effects() for m in MOMENTS], KILLS)
+    die_at(stack, chosen)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(4800)
+def test_every_kill_point_of_every_effect(stack: Settings) -> None:
+    die_at(stack, [f"{effect}:{moment}" for effect in effects() for moment in MOMENTS])
+
+
+def die_at(stack: Settings, points: list[str]) -> None:
+    for number, point in enumerate(points):
+        send(stack, *mixed(f"{point}-{number}"))
+        process = StreamProcess(stack, LAKEHOUSE_KILL=point)
+        code = process.died(STREAM_STARTS_IN)
+        assert code == -signal.SIGKILL, f"{point}: exit {code}\n{process.tail()}"
+    process = StreamProcess(stack)
+    try:
+        result = settled(stack)
+    finally:
+        process.stop()
+    assert result["balanced"], f"{points}: {problems(result)}"
+
+
+def test_killed_servers_lose_nothing(stack: Settings, stream: StreamProcess) -> None:
+    for name in ("mongodb", "redis", "elasticsearch", "kafka", "datanode", "namenode"):
+        send(stack, *mixed(f"before-{name}"))
+        servers.kill_server(stack, name)
+        until(lambda name=name: servers.status(stack)[name]["ready"], 60)
+        send(stack, *mixed(f"after-{name}"))
+    result = settled(stack)
+    assert result["balanced"], problems(result)
+
+
+def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settings) -> None:
+    mongo, redis, elastic = MongoSink(stack), RedisSink(stack), ElasticsearchSink(stack)
+    key = mongo.database["user_activity"].find_one({})["_id"]
+    mongo.database["user_activity"].delete_one({"_id": key})
+    mongo.database["post_engagement"].update_one({}, {"$inc": {"views": 1}})
+    latest = json.loads(redis.client.get("gold:activity_minute:latest"))
+    latest["rows"][0]["events"] += 1
+    redis.client.set("gold:activity_minute:latest", json.dumps(latest))
+    for index in ("logs-service", "metrics-system", "service-health"):
+        found = elastic.client.search(index=index, size=1)["hits"]["hits"][0]
+        elastic.client.delete(index=found["_index"], id=found["_id"], refresh=True)
+    result = audit(stack, kafka=False)
+    unbalanced = {name for name, store in result["stores"].items() if not store["balanced"]}
+    assert unbalanced == {
+        "mongodb.user_activity", "mongodb.post_engagement", "redis.gold:activity_minute:latest",
+        "elasticsearch.logs-service", "elasticsearch.metrics-system", "elasticsearch.service-health",
+    }  # fmt: skip
+    assert any(key in str(problem) for problem in result["problems"])
+    for store in stack.stream.stores:
+        done = lakehouse(stack, "rebuild", "--store", store)
+        assert done.returncode == 0, done.stderr
+    mended = audit(stack, kafka=False)
+    assert mended["balanced"], problems(mended)
+
+
+def test_quarantine_is_fixed_and_replayed_once(stack: Settings, stream: StreamProcess) -> None:
+    send(stack, ("user-events", event("mend-me", rating=9)))
+    settled(stack)
+    [[topic, partition, offset]] = query(
+        stack, "select topic, partition, \"offset\" from silver.quarantine where array_to_string(reasons, ' ') like '%/rating%' and "
+        "decode(value) like '%mend-me%'",
+    ).rows  # fmt: skip
+    for extra in ((), ("--again",)):
+        done = lakehouse(stack, "quarantine", "replay", f"{topic}/{partition}/{offset}", "--set", "/rating=4.5", *extra)
+        assert done.returncode == 0, done.stderr
+    result = settled(stack)
+    assert result["balanced"], problems(result)
+    assert query(stack, "select rating from silver.user_events where event_id = 'e-mend-me'").rows == [(4.5,)]
+    status = f'select status from silver.quarantine where "offset" = {offset} and partition = {partition}'
+    assert ("replayed",) in query(stack, f"{status} and topic = 'user-events'").rows
+
+
+def lakehouse(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lakehouse.cli", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment(settings), capture_output=True, text=True, timeout=300)
