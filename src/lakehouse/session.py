@@ -38,7 +38,6 @@ _TUNED = {
     "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "2",
     "spark.hadoop.dfs.client.block.write.locateFollowingBlock.retries": "12",
     "spark.hadoop.dfs.client.use.datanode.hostname": "true",
-    "spark.hadoop.fs.defaultFS": "",
 }
 
 
@@ -53,6 +52,7 @@ def spark_session(settings: Settings, app: str) -> SparkSession:
     builder = SparkSession.builder.appName(app)
     options = dict(_TUNED)
     options["spark.hadoop.fs.defaultFS"] = settings.hdfs.uri
+    options["spark.hadoop.dfs.replication"] = str(settings.hdfs.replication)
     options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(
         settings.spark.shuffle_partitions
     )

@@ -41,6 +41,7 @@ class Hdfs(_Part):
 
     uri: str = "hdfs://127.0.0.1:8020"
     root: str = "/lake"
+    replication: int = 1
 
 
 class Mongo(_Part):

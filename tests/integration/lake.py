@@ -82,7 +82,8 @@ def event(number: str, **fields: Any) -> bytes:
 
 def log_record(number: str, **fields: Any) -> bytes:
     base = {
-        "@timestamp": now(), "message": f"GET /{number}", "service": {"name": "web"}, "event": {"id": f"l-{number}", "duration": 1_500_000},
+        "@timestamp": now(), "message": f"GET /{number}", "service": {"name": "web"}, 
+        "event": {"id": f"l-{number}", "duration": 1_500_000},
         "http": {"response": {"status_code": 200}},
     }  # fmt: skip
     return orjson.dumps(base | fields)
@@ -90,7 +91,8 @@ def log_record(number: str, **fields: Any) -> bytes:
 
 def metric(number: int, **fields: Any) -> bytes:
     base = {
-        "@timestamp": now(), "host": {"name": "h-1"}, "event": {"dataset": "system.cpu"}, "service": {"address": str(number)},
+        "@timestamp": now(), "host": {"name": "h-1"}, "event": {"dataset": "system.cpu"}, 
+        "service": {"address": str(number)},
         "system": {"cpu": {"total": {"pct": number / 1000}}},
     }  # fmt: skip
     return orjson.dumps(base | fields)

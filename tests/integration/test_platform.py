@@ -22,6 +22,7 @@ from lakehouse.simulate import simulate
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
 from lakehouse.sinks.mongo import MongoSink
 from lakehouse.sinks.redis import RedisSink
+from lakehouse.sources.topics import create_topics
 from tests.integration.lake import StreamProcess, environment, event, mixed, problems, send, settled, until
 
 pytestmark = pytest.mark.integration
@@ -31,6 +32,7 @@ STREAM_STARTS_IN = 120.0
 
 @pytest.fixture
 def stream(stack: Settings) -> Iterator[StreamProcess]:
+    create_topics(stack)
     process = StreamProcess(stack)
     yield process
     process.stop() if process.process.poll() is None else process.end()

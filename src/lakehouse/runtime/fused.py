@@ -2,7 +2,7 @@
 
 A batch of some hundred to a hundred thousand records is checked in Spark's workers, comes to the driver as one Arrow
 table, and is written with as few round trips as the tables allow, all tables side by side, the ledger last. The
-distributed twin is ``runtime/separate.py``; both fill the same tables with the same rows.
+distributed twin, separate queries with Spark's own writer and MERGE, is not built yet.
 """
 
 from __future__ import annotations

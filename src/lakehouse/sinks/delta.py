@@ -3,7 +3,7 @@
 Spark's own writer costs a job and 50-400 ms a commit (docs/decisions/0003); beside a stream of small batches that is
 nearly all of the time. This writes the same thing, a Parquet file and one JSON action list (Delta transaction log
 protocol, reader version 1, writer version 2), with the Hadoop client of the Spark session. Spark, delta-rs and DuckDB
-read the tables as any other; batches too large for the driver go through Spark (``runtime/separate.py``).
+read the tables as any other; batches too large for the driver go through Spark (not built yet).
 
 Guarantee: a commit is atomic and appears once or not at all (exclusive rename, as in Delta's HDFSLogStore). Writing
 the same batch twice appends it twice: ``runtime/recovery.py`` puts tables back to the ledger's cut before a batch is
