@@ -175,7 +175,7 @@ def read(path: Path) -> Contract:
         document = OpenDataContractStandard.from_string(path.read_text())
     except FileNotFoundError:
         raise ContractError(f"{path}: no such contract; conf/contracts/ holds one file a topic") from None
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise ContractError(f"{path}: not a YAML mapping: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -46,16 +46,16 @@ class SeenIndex:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._memory: list[_Run] = []
         self._runs: list[_Run] = []
+        self._next = 0
         manifest = self.folder / "manifest.json"
-        state: dict[str, Any] = {"runs": [], "position": {}, "next": 0}
-        if manifest.exists():
-            state = json.loads(manifest.read_text())
-        self.position, self._next = state["position"], int(state["next"])
         try:
-            for name, newest in state["runs"]:
-                path = self.folder / name
-                self._runs.append(_Run(np.load(path, mmap_mode="r"), newest, path))
-        except (OSError, ValueError):
+            if manifest.exists():
+                state = json.loads(manifest.read_text())
+                self.position, self._next = dict(state["position"]), int(state["next"])
+                for name, newest in state["runs"]:
+                    path = self.folder / name
+                    self._runs.append(_Run(np.load(path, mmap_mode="r"), int(newest), path))
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
             self.clear()  # a damaged cache is no loss: silver fills it again
         for stray in set(self.folder.glob("*.npy")) - {run.path for run in self._runs}:
             stray.unlink()
@@ -109,13 +109,17 @@ class SeenIndex:
         if self._memory:
             self._runs.append(self._save(_merge(self._memory)))
             self._memory = []
+        written = list(self._runs)
         keep = [run for run in self._runs if run.newest >= oldest]
         while True:
             small = _like_sized(keep)
             if not small:
                 break
-            keep = [run for run in keep if run not in small] + [self._save(_merge(small))]
-        gone = {run.path for run in self._runs} - {run.path for run in keep}
+            merged = self._save(_merge(small))
+            written.append(merged)
+            keep = [run for run in keep if run not in small] + [merged]
+        # A run that was merged twice in one flush was never one of the index's.
+        gone = {run.path for run in written} - {run.path for run in keep}
         self._runs, self.position = keep, position
         state = {"runs": [[r.path.name, r.newest] for r in keep if r.path], "position": position, "next": self._next}
         draft = self.folder / "manifest.tmp"
