@@ -95,6 +95,12 @@ def test_killed_servers_lose_nothing(stack: Settings, stream: StreamProcess) -> 
 
 
 def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settings) -> None:
+    send(stack, *mixed("stores"))
+    stream = StreamProcess(stack)
+    try:
+        settled(stack)
+    finally:
+        stream.stop()
     mongo, redis, elastic = MongoSink(stack), RedisSink(stack), ElasticsearchSink(stack)
     key = mongo.database["user_activity"].find_one({})["_id"]
     mongo.database["user_activity"].delete_one({"_id": key})
@@ -123,9 +129,10 @@ def test_quarantine_is_fixed_and_replayed_once(stack: Settings, stream: StreamPr
     send(stack, ("user-events", event("mend-me", rating=9)))
     settled(stack)
     [[topic, partition, offset]] = query(
-        stack, "select topic, partition, \"offset\" from silver.quarantine where array_to_string(reasons, ' ') like '%/rating%' and "
-        "decode(value) like '%mend-me%'",
-    ).rows  # fmt: skip
+        stack,
+        'select topic, partition, "offset" from silver.quarantine '
+        "where array_to_string(reasons, ' ') like '%/rating%' and decode(value) like '%mend-me%'",
+    ).rows
     for extra in ((), ("--again",)):
         done = lakehouse(stack, "quarantine", "replay", f"{topic}/{partition}/{offset}", "--set", "/rating=4.5", *extra)
         assert done.returncode == 0, done.stderr

@@ -128,7 +128,10 @@ class ElasticsearchSink:
     def clear(self) -> None:
         """Delete the lake's own indices."""
         for alias in (LOGS, METRICS, HEALTH):
-            self.client.indices.delete(index=f"{alias}-*", ignore_unavailable=True)
+            # By their names: deleting by a wildcard is switched off by default.
+            for index in self.client.options(ignore_status=404).indices.get_alias(name=alias).body:
+                if index.startswith(alias):
+                    self.client.indices.delete(index=index)
 
     def progress(self) -> dict[str, Any]:
         """How far the fan-out to this store is."""
