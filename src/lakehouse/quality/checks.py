@@ -213,7 +213,7 @@ def _leaves(
             _leaves(value, here, numbers, strings, reasons)
         elif kind is str or kind is int or kind is float:
             dotted = ".".join(here)
-            if dotted in strings or dotted in numbers:
+            if dotted in (strings if kind is str else numbers):
                 reasons.append(f"{_pointer(here)}: a second value named {dotted}")
             elif kind is str:
                 strings[dotted] = value
