@@ -265,7 +265,8 @@ class FusedPass:
             nonlocal snapshot
             if self.trending is None:
                 return
-            snapshot = self.trending.fold(silver, arrival)
+            # Dated by silver alone, as its recomputation is: the batch's newest record may be broken or a duplicate.
+            snapshot = self.trending.fold(silver, pc.max(silver.column("timestamp")).as_py())
             trending = self.trending
 
             def commit(file: DataFile) -> None:
@@ -299,7 +300,7 @@ class FusedPass:
         self.progress.seq = seq
         self.progress.versions = versions
         self.progress.ends |= {r["partition"]: r["end_offset"] for r in ledger.to_pylist()}
-        self._flush()
+        self._flush(int(split.arrivals.max()))
         for listener in self.listeners:
             listener(
                 {"topic": flow.topic, "records": rows.num_rows, "ms": (time.monotonic() - started) * 1000, **timings}
@@ -365,9 +366,10 @@ class FusedPass:
             )
         return pa.Table.from_pylist(out, schema=LEDGER.arrow)
 
-    def _flush(self, every: float = 30.0) -> None:
+    def _flush(self, newest: int, every: float = 30.0) -> None:
         if self.index.unflushed() > self.index.flush_rows or time.monotonic() - self.flushed_at > every:
-            oldest = int((datetime.now(UTC) - self.horizon - timedelta(days=3)).timestamp() * 1e6)
+            # By append time, not by the clock: a backlog may be older than the horizon.
+            oldest = newest - (self.horizon + timedelta(days=3)) // timedelta(microseconds=1)
             self.index.flush({"seq": self.progress.seq, "ends": self.progress.ends}, oldest)
             self.flushed_at = time.monotonic()
 
