@@ -34,7 +34,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check src tests jobs
 	@$(BIN)/ruff format --check src tests jobs
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --config .importlinter
+	@$(BIN)/lint-imports 
 
 test-unit: setup ## pure functions, no servers
 	@$(BIN)/pytest tests/unit
