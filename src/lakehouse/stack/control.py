@@ -137,7 +137,8 @@ def add_program(
 
     Does nothing when it runs as asked already; otherwise starts it, anew if its definition changed. One that ends
     within five seconds is tried again ``start_retries`` times with growing pauses, then given up (state FATAL); one
-    that ran longer is started again as ``autorestart`` says: ``unexpected`` unless it exits with 0.
+    that ran longer is started again as ``autorestart`` says: ``unexpected`` unless it exits with 0 or 1 (it was
+    asked to end, or gave up by itself).
     """
     with _alone(settings):
         supervisor.put(settings, name, command, env or {}, Path.cwd(), autorestart, start_retries, priority=100)

@@ -92,6 +92,7 @@ command=/bin/sh "{own / "programs" / name}.sh"
 directory={own}
 autostart=false
 autorestart={autorestart}
+exitcodes=0,1
 startsecs=5
 startretries={start_retries}
 stopwaitsecs={STOP_S}
