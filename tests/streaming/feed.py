@@ -124,9 +124,12 @@ class Run:
                 self.passes[topic].write(rows, 0.0)
 
     def die(self, batch: dict[str, pa.Table], effects: dict[str, tuple[str, str]]) -> None:
-        """A micro-batch in which each topic's named table dies at the named moment of its commit."""
+        """A micro-batch in which each topic's named table, if any, dies at the named moment of its commit."""
         for topic, rows in batch.items():
-            table, moment = effects[topic]
+            table, moment = effects.get(topic, ("", ""))
+            if not table:
+                self.passes[topic].write(rows, 0.0)
+                continue
             self.writers[table].dies = moment
             try:
                 self.passes[topic].write(rows, 0.0)

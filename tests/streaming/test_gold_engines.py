@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from lakehouse.flows import FLOWS, TABLES
 from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate
+from lakehouse.tables import Table
 from tests.streaming.test_fused import assert_same_rows
 
 START = datetime(2026, 11, 24, 23, 30, tzinfo=UTC)
@@ -66,11 +67,11 @@ def silver(name: str, count: int = 400) -> pa.Table:
     return pa.Table.from_pylist([{c: row.get(c) for c in schema.names} for row in made], schema=schema)
 
 
-def in_duckdb(rows: pa.Table, sql: str) -> pd.DataFrame:
+def in_duckdb(rows: pa.Table, sql: str, table: Table = trending_posts.TABLE) -> pd.DataFrame:
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.register("silver", rows)
-        return connection.sql(sql).to_arrow_table().to_pandas()
+        return connection.sql(sql).to_arrow_table().cast(table.arrow).to_pandas()
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +87,14 @@ def frames(spark: SparkSession) -> dict[str, DataFrame]:
 def test_an_aggregate_means_the_same_to_spark_and_duckdb(frames: dict[str, DataFrame], aggregate: Aggregate) -> None:
     by_spark = aggregate.recompute(frames[aggregate.source])
     assert by_spark.schema.simpleString() == aggregate.table.schema.simpleString()
-    found = in_duckdb(silver(aggregate.source), aggregate.sql("silver", "duckdb"))
+    found = in_duckdb(silver(aggregate.source), aggregate.sql("silver", "duckdb"), aggregate.table)
     assert len(found) and list(found.columns) == aggregate.table.schema.names
     assert_same_rows(found, by_spark.toPandas(), list(aggregate.table.key))
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=AGGREGATES)
 def test_no_silver_rows_are_no_gold_rows(frames: dict[str, DataFrame], aggregate: Aggregate) -> None:
-    assert in_duckdb(silver(aggregate.source, 0).slice(0, 0), aggregate.sql("silver", "duckdb")).empty
+    assert in_duckdb(silver(aggregate.source, 0).slice(0, 0), aggregate.sql("silver", "duckdb"), aggregate.table).empty
     assert aggregate.recompute(frames[aggregate.source].limit(0)).count() == 0
 
 
