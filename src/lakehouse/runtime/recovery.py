@@ -78,14 +78,17 @@ def _restore(spark: SparkSession, lake: Lake, writer: DeltaWriter, version: int)
     """Take back every change of data since a version; moves of rows between files (OPTIMIZE) stay."""
     if writer.version <= version:
         return
-    changed = any(
+    since = [writer.actions(v) for v in range(version + 1, writer.version + 1)]
+    # A version without actions is one whose log was cleaned up: what it changed is not known.
+    changed = not all(since) or any(
         action[kind].get("dataChange", True)
-        for v in range(version + 1, writer.version + 1)
-        for action in writer.actions(v)
+        for actions in since
+        for action in actions
         for kind in ("add", "remove")
         if kind in action
     )
     if changed:
+        lake.table(writer.table.name, version)  # says which table and version, where its history is gone
         spark.sql(f"restore table delta.`{writer.uri}` to version as of {version}")
         writer.version = lake.table(writer.table.name).version()
 
