@@ -101,7 +101,7 @@ def ingest(settings: Settings) -> list[dict[str, Any]]:
     cuts = lake.cuts()
     before = {topic: cut.seq for topic, cut in cuts.items()}
     started = time.time()
-    sent = simulate(settings, seed, 0, 0, 1, truth, history_records=DRAIN_RECORDS)
+    sent = simulate(settings, seed, 1000, 0, 1, truth, history_records=DRAIN_RECORDS)
     missing = wait(settings, 900)
     if missing:
         raise BenchError(f"the drain did not end: {missing[0]}")
@@ -161,7 +161,7 @@ def _freshness(lake: Lake, watcher: Watcher, start: float, end: float) -> dict[s
             columns=["partition", "offset", "timestamp"], filter=after & (pc.field("timestamp") <= _scalar(bronze, end))
         )
         partitions, offsets = table.column("partition").to_numpy(), table.column("offset").to_numpy()
-        appended = table.column("timestamp").cast("timestamp[us, tz=UTC]").cast("int64").to_numpy() / 1e6
+        appended = table.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy() / 1e6
         for topic, _, partition, low, high, versions in rows:
             if topic != flow.topic:
                 continue

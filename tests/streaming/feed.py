@@ -101,7 +101,7 @@ class Run:
     def start(self, flush_rows: int = 200_000) -> Run:
         created = create_tables(self.storage, self.lake)
         self.writers = {n: Mortal(self.storage, w.table, w.uri, w.version) for n, w in created.items()}
-        progress = roll_back(self.spark, self.lake, self.writers)
+        progress = roll_back(self.lake, self.writers)
         for flow in FLOWS:
             contract = contracts()[flow.topic]
             index = SeenIndex(self.settings.home / "index" / flow.topic, flush_rows)

@@ -85,7 +85,7 @@ def rebuild(settings: Settings, table: str | None = None, store: str | None = No
             return {store: _store(settings, spark, lake, store)}
         storage = Storage(spark, settings.home / "tmp")
         writers = create_tables(storage, lake)
-        progress = roll_back(spark, lake, writers, check=False)
+        progress = roll_back(lake, writers, check=False)
         done = {}
         for flow in flows:
             job = _Rebuild(spark, lake, writers, flow, progress[flow.topic])

@@ -15,8 +15,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from delta.tables import DeltaTable
-from pyspark.sql import SparkSession
 
 from lakehouse.contracts import Contract
 from lakehouse.flows import FLOWS, TABLES, Flow
@@ -26,7 +24,7 @@ from lakehouse.runtime.fused import REPLAY_HEADER, Progress, identity_digest
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
-from lakehouse.sinks.delta import DeltaWriter, Storage
+from lakehouse.sinks.delta import DataFile, DeltaWriter, Storage, stat
 from lakehouse.sources.lake import Cut, Lake
 
 CHUNK = 500_000
@@ -47,9 +45,7 @@ def create_tables(storage: Storage, lake: Lake) -> dict[str, DeltaWriter]:
     return writers
 
 
-def roll_back(
-    spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter], check: bool = True
-) -> dict[str, Progress]:
+def roll_back(lake: Lake, writers: dict[str, DeltaWriter], check: bool = True) -> dict[str, Progress]:
     """Undo what lies beyond each topic's last cut; the progress of every topic.
 
     ``check``: refuse to go on where a shared table lacks rows (a rebuild mends that, so it does not ask).
@@ -62,19 +58,19 @@ def roll_back(
     for flow in FLOWS:
         cut = cuts.get(flow.topic)
         for table in (flow.bronze, flow.silver, *flow.gold_tables):
-            _restore(spark, lake, writers[table.name], cut.versions.get(table.name, 0) if cut else 0)
+            _restore(lake, writers[table.name], cut.versions.get(table.name, 0) if cut else 0)
         progress[flow.topic] = Progress(
             cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {}
         )
     for topic in progress:
-        _delete_beyond(spark, lake, writers[quarantine.TABLE.name], _beyond_offsets(topic, cuts.get(topic)))
-        _delete_beyond(spark, lake, writers[CHANGES.name], f"topic = '{topic}' and seq > {progress[topic].seq}")
+        _delete(lake, writers[quarantine.TABLE.name], _beyond(topic, cuts.get(topic)))
+        _delete(lake, writers[CHANGES.name], (pc.field("topic") == topic) & (pc.field("seq") > progress[topic].seq))
     if check:
         _check_quarantine(lake)
     return progress
 
 
-def _restore(spark: SparkSession, lake: Lake, writer: DeltaWriter, version: int) -> None:
+def _restore(lake: Lake, writer: DeltaWriter, version: int) -> None:
     """Take back every change of data since a version; moves of rows between files (OPTIMIZE) stay."""
     if writer.version <= version:
         return
@@ -87,29 +83,57 @@ def _restore(spark: SparkSession, lake: Lake, writer: DeltaWriter, version: int)
         for kind in ("add", "remove")
         if kind in action
     )
-    if changed:
-        lake.table(writer.table.name, version)  # says which table and version, where its history is gone
-        spark.sql(f"restore table delta.`{writer.uri}` to version as of {version}")
-        writer.version = lake.table(writer.table.name).version()
+    if not changed:
+        return
+    before, now = _files(lake, writer.table.name, version), _files(lake, writer.table.name, writer.version)
+    back = [file for path, file in before.items() if path not in now]
+    for file in back:
+        if not writer.storage.exists(f"{writer.uri}/{file.path}"):
+            raise RecoveryError(
+                f"{writer.table.name}: version {version}, the last cut's, lost file {file.path}; "
+                f"`lakehouse rebuild {writer.table.name}` fills the table again"
+            )
+    gone = [(path, file.size) for path, file in now.items() if path not in before]
+    writer.commit(back, gone, operation="RESTORE")
 
 
-def _beyond_offsets(topic: str, cut: Cut | None) -> str:
+def _files(lake: Lake, name: str, version: int) -> dict[str, DataFile]:
+    """The files of a table's version, with their statistics as the log has them."""
+    files = {}
+    for action in pa.table(lake.table(name, version).get_add_actions(flatten=True)).to_pylist():
+        stats: dict[str, Any] = {"numRecords": action["num_records"], "minValues": {}, "maxValues": {}, "nullCount": {}}
+        for key, value in action.items():
+            side, _, column = key.partition(".")
+            place = {"min": "minValues", "max": "maxValues", "null_count": "nullCount"}.get(side)
+            if place and value is not None:
+                stats[place][column] = stat(value, up=side == "max")
+        files[action["path"]] = DataFile(action["path"], action["size_bytes"], action["num_records"], stats)
+    return files
+
+
+def _beyond(topic: str, cut: Cut | None) -> Any:
+    """The rows of a topic's records that its last cut does not hold."""
     ends = cut.ends if cut else {}
-    known = ", ".join(map(str, ends)) or "-1"
-    # Backticks for Spark; DuckDB, to which offset is a word of its own, gets quotation marks below.
-    inside = " or ".join(
-        [f"(partition = {p} and `offset` >= {end})" for p, end in ends.items()] + [f"partition not in ({known})"]
-    )
-    return f"topic = '{topic}' and ({inside})"
+    outside = ~pc.field("partition").isin(pa.array(list(ends), pa.int32()))
+    for partition, end in ends.items():
+        outside = outside | ((pc.field("partition") == partition) & (pc.field("offset") >= end))
+    return (pc.field("topic") == topic) & outside
 
 
-def _delete_beyond(spark: SparkSession, lake: Lake, writer: DeltaWriter, condition: str) -> None:
-    layer, _, name = writer.table.name.partition(".")
-    quoted = condition.replace("`", '"')
-    found = lake.connect(writer.table.name).execute(f"select count(*) from {layer}.{name} where {quoted}").fetchall()
-    if found[0][0]:
-        DeltaTable.forPath(spark, writer.uri).delete(condition)
-        writer.version = lake.table(writer.table.name).version()
+def _delete(lake: Lake, writer: DeltaWriter, condition: Any) -> None:
+    """Delete rows: the files that hold some are written again without them, in one commit."""
+    data = lake.dataset(writer.table.name, writer.version)
+    if not data.count_rows(filter=condition):
+        return
+    sizes = {path: file.size for path, file in _files(lake, writer.table.name, writer.version).items()}
+    adds, removes = [], []
+    for fragment in data.get_fragments(filter=condition):
+        if fragment.count_rows(filter=condition):
+            path = fragment.path.rsplit("/", 1)[-1]
+            removes.append((path, sizes[path]))
+            kept = fragment.to_table(schema=data.schema, filter=~condition)
+            adds += [writer.stage(kept)] if kept.num_rows else []
+    writer.commit(adds, removes, operation="DELETE")
 
 
 def _check_quarantine(lake: Lake) -> None:

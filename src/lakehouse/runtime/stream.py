@@ -66,7 +66,7 @@ class Stream:
         """
         create_topics(self.settings)
         self.writers = create_tables(self.storage, self.lake)
-        progress = roll_back(self.spark, self.lake, self.writers)
+        progress = roll_back(self.lake, self.writers)
         for flow in FLOWS:
             self.passes[flow.topic] = self._pass(flow, progress[flow.topic])
         self.queries.append(self._ingest(progress, until_drained))

@@ -78,7 +78,8 @@ def remove(path: str, size: int, now_ms: int, data_change: bool = True) -> dict[
     }
 
 
-def _stat(value: Any, up: bool) -> Any:
+def stat(value: Any, up: bool) -> Any:
+    """A bound as the protocol's statistics hold it; ``up`` for an upper bound."""
     if isinstance(value, datetime):
         # The protocol's statistics hold milliseconds; bounds are widened to them.
         whole = value.replace(microsecond=value.microsecond // 1000 * 1000)
@@ -98,7 +99,7 @@ def statistics(rows: pa.Table, names: Iterable[str]) -> dict[str, Any]:
         bounds = pc.min_max(column)
         nulls[name] = column.null_count
         if bounds["min"].is_valid:
-            low[name], high[name] = _stat(bounds["min"].as_py(), False), _stat(bounds["max"].as_py(), True)
+            low[name], high[name] = stat(bounds["min"].as_py(), False), stat(bounds["max"].as_py(), True)
     return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
 
 
