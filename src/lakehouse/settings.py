@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT = Path(os.environ.get("LAKEHOUSE_PROJECT", Path(__file__).resolve().parents[2]))
@@ -128,6 +128,25 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is said in code is all there is; :func:`load` adds files and environment."""
+        return (init_settings,)
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home if home.is_absolute() else PROJECT / home
+
+
+class _Loaded(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment wins over the files, which arrive as init values."""
         return env_settings, init_settings
 
@@ -164,11 +183,10 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
     home = home if home.is_absolute() else PROJECT / home
     values["home"] = home
-    os.environ.setdefault("LAKEHOUSE_HOME", str(home))
     if values.get("servers", "local") == "local" and (home / "ports.yaml").exists():
         values = _merge(values, _read(home / "ports.yaml"))
     try:
-        return Settings(**values)
+        return _Loaded(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
