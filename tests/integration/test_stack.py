@@ -84,7 +84,7 @@ def redis_write(settings: Settings) -> None:
 
 def redis_count(settings: Settings) -> int:
     with Redis.from_url(settings.redis.url.get_secret_value()) as client:
-        return client.dbsize()
+        return sum(1 for _ in client.scan_iter("kept:*"))
 
 
 STORES = {
