@@ -286,7 +286,7 @@ class FusedPass:
         if snapshot is not None:
             touched[trending_posts.TABLE.name] = snapshot
         if touched:
-            self._append(CHANGES, self._changes(seq, touched))
+            self._append(CHANGES, changed_rows(flow.topic, seq, touched, self.writers))
         versions = {table.name: self.writers[table.name].version for table in flow.tables if table is not LEDGER}
         ledger = self._ledger(split, seq, versions, now, started)
         self._append(LEDGER, ledger)
@@ -313,19 +313,6 @@ class FusedPass:
             writer.commit([file])
 
         perform(self.flow.topic, table.name, lambda: writer.stage(rows), commit)
-
-    def _changes(self, seq: int, touched: dict[str, pa.Table]) -> pa.Table:
-        out: list[dict[str, Any]] = []
-        for name, rows in sorted(touched.items()):
-            head = {"topic": self.flow.topic, "seq": seq, "table": name, "version": self.writers[name].version}
-            if name not in MIRRORED:
-                out.append({**head, "key": None, "row": None})
-                continue
-            keys = self.writers[name].table.key
-            for row in rows.to_pylist():
-                text = orjson.dumps(row, option=orjson.OPT_UTC_Z).decode()
-                out.append({**head, "key": row_key(row, keys), "row": text})
-        return pa.Table.from_pylist(out, schema=CHANGES.arrow)
 
     def _ledger(self, split: Split, seq: int, versions: dict[str, int], now: datetime, started: float) -> pa.Table:
         rows = split.rows
@@ -404,6 +391,24 @@ def _leaf_names(document: Any, path: str = "") -> set[str]:
             name for key, value in document.items() for name in _leaf_names(value, f"{path}.{key}" if path else key)
         }
     return {path}
+
+
+def changed_rows(topic: str, seq: int, touched: dict[str, pa.Table], writers: dict[str, DeltaWriter]) -> pa.Table:
+    """Gold rows as batch ``seq`` left them -> rows of ``_internal.gold_changes``.
+
+    Of tables that the stores do not hold row by row, one row says that the table changed.
+    """
+    out: list[dict[str, Any]] = []
+    for name, rows in sorted(touched.items()):
+        head = {"topic": topic, "seq": seq, "table": name, "version": writers[name].version}
+        if name not in MIRRORED:
+            out.append({**head, "key": None, "row": None})
+            continue
+        keys = writers[name].table.key
+        for row in rows.to_pylist():
+            text = orjson.dumps(row, option=orjson.OPT_UTC_Z).decode()
+            out.append({**head, "key": row_key(row, keys), "row": text})
+    return pa.Table.from_pylist(out, schema=CHANGES.arrow)
 
 
 def row_key(row: dict[str, Any], keys: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from lakehouse.flows import FLOWS, TABLES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.runtime import fanout
 from lakehouse.runtime.fold import Buckets
-from lakehouse.runtime.fused import MIRRORED, Progress, arrow, row_key
+from lakehouse.runtime.fused import Progress, arrow, changed_rows, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.runtime.recovery import create_tables, roll_back
 from lakehouse.session import spark_session
@@ -185,22 +185,9 @@ class _Rebuild:
     def _record(self, touched: dict[str, pa.Table]) -> None:
         """A ledger row without records: the tables' new versions, and the rows that the stores must take over."""
         seq, now = self.progress.seq + 1, datetime.now(UTC)
-        changes: list[dict[str, Any]] = []
-        for name, rows in touched.items():
-            head = {"topic": self.flow.topic, "seq": seq, "table": name, "version": self.writers[name].version}
-            if name not in MIRRORED:
-                changes.append({**head, "key": None, "row": None})
-                continue
-            changes += [
-                {
-                    **head,
-                    "key": row_key(row, TABLES[name].key),
-                    "row": orjson.dumps(row, option=orjson.OPT_UTC_Z).decode(),
-                }
-                for row in rows.to_pylist()
-            ]
-        if changes:
-            self.writers[CHANGES.name].append(pa.Table.from_pylist(changes, schema=CHANGES.arrow))
+        changes = changed_rows(self.flow.topic, seq, touched, self.writers)
+        if changes.num_rows:
+            self.writers[CHANGES.name].append(changes)
         versions = {t.name: self.writers[t.name].version for t in self.flow.tables if t is not LEDGER}
         nothing = {
             "records": 0,
