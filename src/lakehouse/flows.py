@@ -110,9 +110,18 @@ STORES: tuple[StoreKey, ...] = (
 """The lake's own keys in the stores; each has exactly one writer, the fan-out."""
 
 
-def effects() -> tuple[str, ...]:
+INGEST = "ingest"
+"""The query that writes all tables; the engine ``separate`` has one of each topic, ``ingest-<topic>``."""
+SHARED = (quarantine.TABLE, ledger.CHANGES, ledger.LEDGER)
+"""The tables that every topic writes, in the order of their writing."""
+
+
+def effects(engine: str = "fused") -> tuple[str, ...]:
     """Every effect that the stream has, ``<query>:<effect>``, in the order of the flows; what kill tests go through."""
-    tables = [f"{flow.topic}:{table.name}" for flow in FLOWS for table in flow.tables]
+    tables = [(flow.topic, table) for flow in FLOWS for table in flow.tables]
+    if engine == "fused":  # one commit of all topics to each table that they share
+        tables = [pair for pair in tables if pair[1] not in SHARED] + [(INGEST, table) for table in SHARED]
     # Redis is told which table changed, the other stores which rows.
     keys = [f"{key.store}:{key.table if key.store == 'redis' else key.name}" for key in STORES]
-    return (*tables, *keys, *(f"{store}:progress" for store in dict.fromkeys(key.store for key in STORES)))
+    progress = [f"{store}:progress" for store in dict.fromkeys(key.store for key in STORES)]
+    return (*(f"{query}:{table.name}" for query, table in tables), *keys, *progress)

@@ -109,34 +109,29 @@ class Run:
             self.passes[flow.topic] = FusedPass(
                 flow, contract, self.lake, self.writers, index, progress[flow.topic], contract.duplicate_horizon
             )
+        self.fused = Ingest(self.passes, self.writers, 2)
         return self
 
     def ingest(self, *batches: Sequence[Record]) -> None:
         """Micro-batches through Spark and all passes."""
-        ingest = Ingest(self.passes, 2)
         for number, batch in enumerate(batches):
-            ingest(kafka(self.spark, batch), number)
+            self.fused(kafka(self.spark, batch), number)
 
     def feed(self, *batches: dict[str, pa.Table]) -> None:
         """Micro-batches that are checked already."""
         for batch in batches:
-            for topic, rows in batch.items():
-                self.passes[topic].write(rows, 0.0)
+            self.fused.write(batch, 0.0)
 
-    def die(self, batch: dict[str, pa.Table], effects: dict[str, tuple[str, str]]) -> None:
-        """A micro-batch in which each topic's named table, if any, dies at the named moment of its commit."""
-        for topic, rows in batch.items():
-            table, moment = effects.get(topic, ("", ""))
-            if not table:
-                self.passes[topic].write(rows, 0.0)
-                continue
+    def die(self, batch: dict[str, pa.Table], *effects: tuple[str, str]) -> None:
+        """A micro-batch that dies at the named moment of the first of these commits; other topics may get further."""
+        for table, moment in effects:
             self.writers[table].dies = moment
-            try:
-                self.passes[topic].write(rows, 0.0)
-            except Cut:
-                pass
-            else:
-                raise AssertionError(f"{topic} outlived {table}")
+        try:
+            self.fused.write(batch, 0.0)
+        except Cut:
+            pass
+        else:
+            raise AssertionError(f"the batch outlived {effects}")
         for one in self.passes.values():  # a process that dies takes its threads along
             one.pool.shutdown()
             one.files_pool.shutdown()

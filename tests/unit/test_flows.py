@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from graphlib import TopologicalSorter
 
+import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.contracts import TOPICS, contracts
@@ -104,11 +105,15 @@ def test_provenance_is_in_every_bronze_and_silver_table() -> None:
             assert {"topic", "partition", "offset", "timestamp"} <= set(table.schema.names)
 
 
-def test_the_ledger_is_the_last_effect_of_every_topic_and_no_effect_is_named_twice() -> None:
-    found = effects()
+@pytest.mark.parametrize("engine", ["fused", "separate"])
+def test_the_ledger_is_the_last_of_a_querys_tables_and_no_effect_is_named_twice(engine: str) -> None:
+    found = effects(engine)
     assert len(set(found)) == len(found)
-    for topic in TOPICS:
-        assert [e for e in found if e.startswith(f"{topic}:")][-1] == f"{topic}:ops.ledger"
+    for query in TOPICS if engine == "separate" else ["ingest"]:
+        assert [e for e in found if e.startswith(f"{query}:")][-1] == f"{query}:ops.ledger"
+    for flow in FLOWS:
+        written = {e.partition(":")[2] for e in found if e.startswith((f"{flow.topic}:", "ingest:"))}
+        assert written == {table.name for table in flow.tables}
 
 
 def test_the_map_needs_no_spark_session() -> None:

@@ -77,10 +77,14 @@ class Buckets:
 
     def rows(self, buckets: set[int]) -> tuple[pa.Table, list[tuple[str, int]]]:
         """(rows of the buckets and of all that share a file with them, the files they lie in)."""
-        owners = {p: f for p, f in self.files.items() if any(f[1] <= b <= f[2] for b in buckets)}
-        wanted = set(buckets)
-        for _, low, high in owners.values():
-            wanted |= set(range(low, high + 1)) if low != high else {low}
+        # Files of our own hold one bucket each. Those of MERGE and OPTIMIZE overlap: what shares a file with a wanted
+        # bucket is wanted too, and so on, or a bucket would be written again without its rows in other files.
+        wanted: set[int] = set()
+        more, owners = set(buckets), dict[str, tuple[int, int, int]]()
+        while more != wanted:
+            wanted = more
+            owners = {p: f for p, f in self.files.items() if any(f[1] <= b <= f[2] for b in wanted)}
+            more = wanted.union(*(range(low, high + 1) for _, low, high in owners.values()))
         cold = [path for path, (_, low, high) in owners.items() if not all(b in self.hot for b in range(low, high + 1))]
         if cold:
             loaded = self._read(cold)

@@ -1,8 +1,8 @@
 """All flows of a topic in one pass, on one machine: Spark reads and checks, the driver splits, folds and commits.
 
 A batch of some hundred to a hundred thousand records is checked in Spark's workers, comes to the driver as one Arrow
-table, and is written with as few round trips as the tables allow, all tables side by side, the ledger last. The
-distributed twin, separate queries with Spark's own writer and MERGE, is not built yet.
+table, and is written with as few round trips as the tables allow, all tables side by side, the ledger last. Its
+distributed twin, a query a topic with Spark's own writer and MERGE, is ``runtime/separate.py``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -26,7 +27,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakehouse.bronze.landed import COLUMNS, landed
 from lakehouse.contracts import Contract
-from lakehouse.flows import STORES, Flow
+from lakehouse.flows import INGEST, STORES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.runtime.effects import perform
 from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
@@ -38,6 +39,7 @@ from lakehouse.sinks.delta import DataFile, DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
 
+Result = TypeVar("Result")
 REPLAY_HEADER = "lakehouse-replay-of"
 MIRRORED = frozenset(s.table for s in STORES if s.store != "redis" and s.table.startswith("gold."))
 """Gold tables whose rows the stores hold one by one; of the others they hold the newest rows only."""
@@ -69,16 +71,17 @@ class Progress:
 class Ingest:
     """The ``foreachBatch`` of all topics: one Spark job checks their records, then each topic's pass writes its own.
 
-    One query instead of one a topic: on two cores, what a micro-batch costs besides its records is most of its time.
+    One query instead of one a topic, and one commit to each table that topics share: on two cores, what a micro-batch
+    costs besides its records is most of its time.
     """
 
-    def __init__(self, passes: dict[str, FusedPass], workers: int):
-        self.passes, self.workers = passes, workers
-        self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
+    def __init__(self, passes: dict[str, FusedPass], writers: dict[str, DeltaWriter], workers: int):
+        self.passes, self.writers, self.workers = passes, writers, workers
+        self.pool = ThreadPoolExecutor(max(len(passes), 2), thread_name_prefix="pass")
         self.lock, self.closed = Lock(), False
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
-        """Write one micro-batch everywhere."""
+        """Write one micro-batch of Kafka's records everywhere."""
         with self.lock:
             if self.closed:
                 return
@@ -86,18 +89,55 @@ class Ingest:
             parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
             together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
             present = set(pc.unique(together.column("topic")).to_pylist())
-            jobs = [
-                self.pool.submit(one.write, of_topic(together, topic, one.flow.parse), started)
-                for topic, one in self.passes.items()
-                if topic in present
-            ]
-            for job in jobs:
-                job.result()
+            self.write(
+                {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}, started
+            )
+
+    def write(self, checked: dict[str, pa.Table], started: float) -> None:
+        """Write one micro-batch of checked records: each topic's tables, then those that they share, the ledger last.
+
+        ``started`` is when the batch began, by the monotonic clock.
+        """
+        now = datetime.now(UTC)
+        found = side_by_side(self.pool, [partial(self.passes[topic].write, rows) for topic, rows in checked.items()])
+        written = [one for one in found if one is not None]
+        if not written:
+            return
+        bad = pa.concat_tables([_quarantined(one.bad, now) for one in written])
+        changes = pa.concat_tables(
+            [changed_rows(one.topic, one.seq, one.touched, self.writers) for one in written if one.touched]
+            or [CHANGES.arrow.empty_table()]
+        )
+        shared = ((quarantine.TABLE, bad), (CHANGES, changes))
+        side_by_side(self.pool, [partial(self._append, table, rows) for table, rows in shared if rows.num_rows])
+        ledgers = [self.passes[one.topic].ledger(one, started) for one in written]
+        self._append(LEDGER, pa.concat_tables(ledgers))
+        for one, ledger in zip(written, ledgers, strict=True):
+            self.passes[one.topic].done(one, ledger)
+
+    def _append(self, table: Table, rows: pa.Table) -> None:
+        append(INGEST, self.writers[table.name], rows)
 
     def close(self) -> None:
         """Let the current batch end and take no further one; Spark may count those as done, the ledger does not."""
         with self.lock:
             self.closed = True
+
+
+def append(query: str, writer: DeltaWriter, rows: pa.Table) -> None:
+    """Append rows to a table, as one effect."""
+
+    def commit(file: DataFile) -> None:
+        writer.commit([file])
+
+    perform(query, writer.table.name, lambda: writer.stage(rows), commit)
+
+
+def side_by_side(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], Result]]) -> list[Result]:
+    """Run jobs side by side. All have ended before a failure is raised: none may write after a roll-back."""
+    futures = [pool.submit(job) for job in jobs]
+    wait(futures)
+    return [future.result() for future in futures]
 
 
 class FusedPass:
@@ -131,17 +171,11 @@ class FusedPass:
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
         self.files_pool = ThreadPoolExecutor(4, thread_name_prefix=f"{flow.topic}-files")
         self.flushed_at = time.monotonic()
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
-    def write(self, checked: pa.Table, started: float) -> None:
-        """Write one micro-batch of checked records of this topic everywhere."""
-        timings = {"spark": time.monotonic() - started}
+    def write(self, checked: pa.Table) -> Written | None:
+        """Write one micro-batch of checked records of this topic to its own tables; None where none is new."""
         checked = self._unseen_offsets(checked)
-        if not checked.num_rows:
-            return
-        split = self._split(checked)
-        timings["split"] = time.monotonic() - started
-        self._write(split, started, timings)
+        return self._write(self._split(checked)) if checked.num_rows else None
 
     def _unseen_offsets(self, rows: pa.Table) -> pa.Table:
         """Without what an earlier run has already put into the ledger; in the order in which records count."""
@@ -231,91 +265,51 @@ class FusedPass:
             rows = rows.set_column(at, "event_id", pc.coalesce(rows.column("event_id"), coordinates))
         return rows.select(table.schema.names).cast(table.arrow)
 
-    def _write(self, split: Split, started: float, timings: dict[str, float]) -> None:
+    def _write(self, split: Split) -> Written:
         flow, query = self.flow, self.flow.topic
         rows = split.rows
-        seq = self.progress.seq + 1
-        now = datetime.now(UTC)
         arrival = rows.column("timestamp")[-1].as_py()
         silver_before = self.writers[flow.silver.name].version
         silver = self._silver(rows.filter(pa.array(split.accepted)))
-        bad = rows.filter(pa.array(~split.valid))
         bronze = rows.select(COLUMNS.names)
-        jobs: list[Callable[[], None]] = [lambda: self._append(flow.bronze, bronze)]
-        if silver.num_rows:
-            jobs.append(lambda: self._append(flow.silver, silver))
-        if bad.num_rows:
-            jobs.append(lambda: self._append(quarantine.TABLE, _quarantined(bad, now)))
-        futures = [self.pool.submit(job) for job in jobs]
         changes: dict[str, Change] = {}
-        snapshot: pa.Table | None = None
+        touched: dict[str, pa.Table] = {}
 
         def fold_gold(fold: GoldFold) -> None:
             change = fold.fold(silver, arrival, silver_before)
             if change is None:
                 return
-            changes[fold.aggregate.name] = change
+            changes[fold.aggregate.name], touched[fold.aggregate.name] = change, change.rows
 
             def commit(files: list[DataFile]) -> None:
                 fold.writer.commit(files, change.removes)
 
             perform(query, fold.aggregate.name, lambda: fold.stage(change, self.files_pool), commit)
 
-        def fold_trending() -> None:
-            nonlocal snapshot
-            if self.trending is None:
-                return
+        def fold_trending(trending: TrendingFold) -> None:
             # Dated by silver alone, as its recomputation is: the batch's newest record may be broken or a duplicate.
-            snapshot = self.trending.fold(silver, pc.max(silver.column("timestamp")).as_py())
-            trending = self.trending
+            snapshot = trending.fold(silver, pc.max(silver.column("timestamp")).as_py())
+            touched[trending_posts.TABLE.name] = snapshot
 
             def commit(file: DataFile) -> None:
                 trending.writer.commit([file], trending.files)
                 trending.files = [(file.path, file.size)]
 
-            table = snapshot
-            perform(query, trending_posts.TABLE.name, lambda: trending.writer.stage(table), commit)
+            perform(query, trending_posts.TABLE.name, lambda: trending.writer.stage(snapshot), commit)
 
+        jobs: list[Callable[[], None]] = [partial(append, query, self.writers[flow.bronze.name], bronze)]
         if silver.num_rows:
-            futures += [self.pool.submit(fold_gold, fold) for fold in self.folds]
-            futures.append(self.pool.submit(fold_trending))
-        for future in futures:
-            future.result()
-        timings["tables"] = time.monotonic() - started
-        touched = {name: change.rows for name, change in changes.items()}
-        if snapshot is not None:
-            touched[trending_posts.TABLE.name] = snapshot
-        if touched:
-            self._append(CHANGES, changed_rows(flow.topic, seq, touched, self.writers))
-        versions = {table.name: self.writers[table.name].version for table in flow.tables if table is not LEDGER}
-        ledger = self._ledger(split, seq, versions, now, started)
-        self._append(LEDGER, ledger)
-        timings["ledger"] = time.monotonic() - started
-        for fold in self.folds:
-            if change := changes.get(fold.aggregate.name):
-                fold.done(change)
-                if change.members is not None and len(change.members):
-                    self.index.add(change.members, np.full(len(change.members), int(split.arrivals.max())))
-        self.index.add(split.keys, split.times)
-        self.progress.seq = seq
-        self.progress.versions = versions
-        self.progress.ends |= {r["partition"]: r["end_offset"] for r in ledger.to_pylist()}
-        self._flush(int(split.arrivals.max()))
-        for listener in self.listeners:
-            listener(
-                {"topic": flow.topic, "records": rows.num_rows, "ms": (time.monotonic() - started) * 1000, **timings}
-            )
+            jobs.insert(0, partial(append, query, self.writers[flow.silver.name], silver))
+            jobs += [partial(fold_gold, fold) for fold in self.folds]
+            jobs += [partial(fold_trending, self.trending)] if self.trending else []
+        side_by_side(self.pool, jobs)
+        bad = rows.filter(pa.array(~split.valid))
+        return Written(flow.topic, self.progress.seq + 1, split, bad, changes, touched)
 
-    def _append(self, table: Table, rows: pa.Table) -> None:
-        writer = self.writers[table.name]
-
-        def commit(file: DataFile) -> None:
-            writer.commit([file])
-
-        perform(self.flow.topic, table.name, lambda: writer.stage(rows), commit)
-
-    def _ledger(self, split: Split, seq: int, versions: dict[str, int], now: datetime, started: float) -> pa.Table:
-        rows = split.rows
+    def ledger(self, written: Written, started: float) -> pa.Table:
+        """The ledger's rows of a batch whose tables are all written: one a partition."""
+        split, rows = written.split, written.split.rows
+        versions = {table.name: self.writers[table.name].version for table in self.flow.tables if table is not LEDGER}
         partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
         warnings = rows.column("_warnings")
         drift = rows.column("_rescued") if "_rescued" in rows.column_names else None
@@ -329,11 +323,11 @@ class FusedPass:
             drifted: Counter[str] = Counter()
             if drift is not None:
                 for text in drift.filter(mask).drop_null().to_pylist():
-                    drifted.update(_leaf_names(orjson.loads(text)))
+                    drifted.update(leaf_names(orjson.loads(text)))
             out.append(
                 {
                     "topic": self.flow.topic,
-                    "seq": seq,
+                    "seq": written.seq,
                     "partition": partition,
                     "start_offset": start,
                     "end_offset": int(offsets[here].max()) + 1 if here.any() else start,
@@ -348,10 +342,25 @@ class FusedPass:
                     "versions": list(versions.items()),
                     "engine": "fused",
                     "batch_ms": int((time.monotonic() - started) * 1000),
-                    "committed_at": now,
+                    "committed_at": datetime.now(UTC),
                 }
             )
         return pa.Table.from_pylist(out, schema=LEDGER.arrow)
+
+    def done(self, written: Written, ledger: pa.Table) -> None:
+        """After the ledger's commit: what the batch changed is remembered for the next."""
+        split = written.split
+        newest = int(split.arrivals.max())
+        for fold in self.folds:
+            if change := written.changes.get(fold.aggregate.name):
+                fold.done(change)
+                if change.members is not None and len(change.members):
+                    self.index.add(change.members, np.full(len(change.members), newest))
+        self.index.add(split.keys, split.times)
+        rows = ledger.select(["partition", "end_offset", "versions"]).to_pylist()
+        self.progress.seq, self.progress.versions = written.seq, dict(rows[0]["versions"])
+        self.progress.ends |= {r["partition"]: r["end_offset"] for r in rows}
+        self._flush(newest)
 
     def _flush(self, newest: int, every: float = 30.0) -> None:
         if self.index.unflushed() > self.index.flush_rows or time.monotonic() - self.flushed_at > every:
@@ -373,6 +382,19 @@ class Split:
     times: Any
 
 
+@dataclass
+class Written:
+    """What a topic's pass has written of a batch, and what the tables that all topics share still lack of it."""
+
+    topic: str
+    seq: int
+    split: Split
+    bad: pa.Table
+    changes: dict[str, Change]
+    touched: dict[str, pa.Table]
+    """Gold rows as the batch left them, by table."""
+
+
 def _quarantined(rows: pa.Table, now: datetime) -> pa.Table:
     names = quarantine.TABLE.schema.names
     rows = rows.rename_columns(["reasons" if n == "_reasons" else n for n in rows.column_names])
@@ -385,11 +407,10 @@ def _time(micros: Any) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(micros))
 
 
-def _leaf_names(document: Any, path: str = "") -> set[str]:
+def leaf_names(document: Any, path: str = "") -> set[str]:
+    """The dotted paths of a document's leaves."""
     if isinstance(document, dict) and document:
-        return {
-            name for key, value in document.items() for name in _leaf_names(value, f"{path}.{key}" if path else key)
-        }
+        return {name for key, value in document.items() for name in leaf_names(value, f"{path}.{key}" if path else key)}
     return {path}
 
 

@@ -1,4 +1,4 @@
-"""The long-running stream: one query for all topics, the fan-out to stores, compaction beside them, and a watchdog."""
+"""The long-running stream: the ingest by the engine that the settings name, fan-out, compaction, and a watchdog."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.contracts import contracts
-from lakehouse.flows import FLOWS, Flow
+from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.compaction import Compactor
 from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
+from lakehouse.runtime.separate import SeparatePass
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
 
-INGEST = "ingest"
 log = logging.getLogger("lakehouse.stream")
 
 
@@ -41,7 +42,7 @@ def next_generation(storage: Storage, settings: Settings, query: str) -> str:
     generation = int(storage.read(f"{base}/generation") or b"0") + 1
     storage.delete(f"{base}/g{generation - 1}")
     storage.delete(f"{base}/generation")
-    storage.put_new(str(generation).encode(), f"{base}/generation")
+    storage.put_new(str(generation), f"{base}/generation")
     return f"{base}/g{generation}"
 
 
@@ -57,7 +58,7 @@ class Stream:
         self.writers: dict[str, DeltaWriter] = {}
         self.stopping = threading.Event()
         self.stores: dict[str, StoreQuery] = {}
-        self.ingest: Ingest | None = None
+        self.ingests: list[Ingest | SeparatePass] = []
 
     def start(self, until_drained: bool = False) -> None:
         """Create what is missing, go back to the last cut, and start every query.
@@ -67,9 +68,17 @@ class Stream:
         create_topics(self.settings)
         self.writers = create_tables(self.storage, self.lake)
         progress = roll_back(self.lake, self.writers)
-        for flow in FLOWS:
-            self.passes[flow.topic] = self._pass(flow, progress[flow.topic])
-        self.queries.append(self._ingest(progress, until_drained))
+        if self.settings.stream.engine == "separate":
+            for flow in FLOWS:
+                topic, one = flow.topic, self._separate(flow, progress[flow.topic])
+                self.ingests.append(one)
+                self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
+        else:
+            for flow in FLOWS:
+                self.passes[flow.topic] = self._pass(flow, progress[flow.topic])
+            ingest = Ingest(self.passes, self.writers, self.settings.spark.shuffle_partitions)
+            self.ingests.append(ingest)
+            self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 
         if not until_drained:
             self.stores = {name: StoreQuery(name, self) for name in self.settings.stream.stores}
@@ -100,9 +109,20 @@ class Stream:
         )
         return FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
 
-    def _ingest(self, progress: dict[str, Progress], until_drained: bool) -> StreamingQuery:
+    def _separate(self, flow: Flow, progress: Progress) -> SeparatePass:
+        contract = contracts()[flow.topic]
+        horizon = max(contract.duplicate_horizon, self.settings.stream.duplicate_horizon)
+        log.info("%s: at batch %d, offsets %s", flow.topic, progress.seq, progress.ends)
+        return SeparatePass(self.spark, flow, contract, self.lake, self.writers, progress, horizon)
+
+    def _query(
+        self,
+        name: str,
+        progress: dict[str, Progress],
+        write: Callable[[DataFrame, int], None],
+        until_drained: bool,
+    ) -> StreamingQuery:
         settings = self.settings
-        self.ingest = Ingest(self.passes, settings.spark.shuffle_partitions)
         source = (
             self.spark.readStream.format("kafka")
             .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
@@ -119,9 +139,9 @@ class Stream:
             .load()
         )
         writer = (
-            source.writeStream.queryName(INGEST)
-            .option("checkpointLocation", next_generation(self.storage, settings, INGEST))
-            .foreachBatch(self.ingest)
+            source.writeStream.queryName(name)
+            .option("checkpointLocation", next_generation(self.storage, settings, name))
+            .foreachBatch(write)
         )
         if until_drained:
             return writer.trigger(availableNow=True).start()
@@ -171,8 +191,8 @@ class Stream:
     def stop(self) -> None:
         """Ask :meth:`watch` to return and end every query after its current batch."""
         self.stopping.set()
-        if self.ingest is not None:
-            self.ingest.close()
+        for ingest in self.ingests:
+            ingest.close()
         followers = [store.query for store in self.stores.values() if store.query is not None]
         for query in [*self.queries, *followers]:
             if query.isActive:

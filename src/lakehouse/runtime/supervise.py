@@ -9,7 +9,7 @@ from types import FrameType
 
 from lakehouse.contracts import contracts
 from lakehouse.runtime.rebuild import only_writer
-from lakehouse.runtime.stream import Stream, StreamFailed
+from lakehouse.runtime.stream import Stream
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 
@@ -25,8 +25,6 @@ def run(settings: Settings, until_drained: bool = False) -> int:
     Each restart goes back to the last cut first, so a crash half way through a batch costs nothing but time.
     """
     contracts()
-    if settings.stream.engine != "fused":
-        raise StreamFailed(f"stream.engine {settings.stream.engine} is not built yet; set it to fused in conf/")
     with only_writer(settings, "lakehouse stream"):
         return _run(settings, until_drained)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,24 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
     out = T.StructType([*COLUMNS.fields, *parser.shape.fields, *FLAGS.fields])
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        forget_jars()
         schema, judge = to_arrow_schema(out), checker(parser.contract)
         for batch in batches:
             yield pa.RecordBatch.from_arrays([*_kept(batch), *_judged(batch, parser, judge)], schema=schema)
 
     return bronze.select(*COLUMNS.names).mapInArrow(check, out)
+
+
+def forget_jars() -> None:
+    """Take jars off the module path of a Spark worker, which is asked again for each of them at the start of each task.
+
+    Spark puts its own jar there (for ``PYTHONPATH``), and ``importlib.invalidate_caches`` reads its directory of some
+    ten thousand entries anew: more time than a small batch's records take. A worker serves many tasks.
+    """
+    for path in [p for p in sys.path if p.endswith(".jar")]:
+        sys.path.remove(path)
+    for path in [p for p in sys.path_importer_cache if p.endswith(".jar")]:
+        del sys.path_importer_cache[path]
 
 
 def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame:
@@ -79,6 +93,7 @@ def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame
     out = T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        forget_jars()
         schema = to_arrow_schema(out)
         judges = {topic: checker(parser.contract) for topic, parser in parsers.items()}
         for batch in batches:

@@ -3,7 +3,7 @@
 Spark's own writer costs a job and 50-400 ms a commit (docs/decisions/0003); beside a stream of small batches that is
 nearly all of the time. This writes the same thing, a Parquet file and one JSON action list (Delta transaction log
 protocol, reader version 1, writer version 2), with the Hadoop client of the Spark session. Spark, delta-rs and DuckDB
-read the tables as any other; batches too large for the driver go through Spark (not built yet).
+read the tables as any other; batches that no driver holds go through Spark (``runtime/separate.py``).
 
 Guarantee: a commit is atomic and appears once or not at all (exclusive rename, as in Delta's HDFSLogStore). Writing
 the same batch twice appends it twice: ``runtime/recovery.py`` puts tables back to the ledger's cut before a batch is
@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -103,75 +104,134 @@ def statistics(rows: pa.Table, names: Iterable[str]) -> dict[str, Any]:
     return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
 
 
+_JAVA = """
+import java.io.FileInputStream;
+import java.io.FileNotFoundException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.nio.charset.StandardCharsets;
+import java.util.Map;
+import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
+import org.apache.commons.io.IOUtils;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FileAlreadyExistsException;
+import org.apache.hadoop.fs.FileContext;
+import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.Options;
+import org.apache.hadoop.fs.Path;
+
+public class LakehouseStorage {
+    private final Configuration conf;
+    private final Map contexts = new ConcurrentHashMap();
+
+    public LakehouseStorage(Configuration conf) { this.conf = conf; }
+
+    private FileSystem files(Path path) throws IOException { return path.getFileSystem(conf); }
+
+    public void put(String local, String uri) throws IOException {
+        Path to = new Path(uri);
+        InputStream in = new FileInputStream(local);
+        try {
+            OutputStream out = files(to).create(to, true);
+            try { IOUtils.copyLarge(in, out); } finally { out.close(); }
+        } finally { in.close(); }
+    }
+
+    public boolean putNew(String text, String uri) throws IOException {
+        Path to = new Path(uri);
+        Path draft = new Path(to.getParent(), "." + to.getName() + "." + UUID.randomUUID() + ".tmp");
+        OutputStream out = files(draft).create(draft, true);
+        try { out.write(text.getBytes(StandardCharsets.UTF_8)); } finally { out.close(); }
+        boolean moved = false;
+        try {
+            context(to).rename(draft, to, new Options.Rename[0]);
+            moved = true;
+        } catch (FileAlreadyExistsException taken) {
+            return false;
+        } finally {
+            if (!moved) files(draft).delete(draft, false);
+        }
+        return true;
+    }
+
+    private FileContext context(Path path) throws IOException {
+        String root = path.toUri().getScheme() + "://" + path.toUri().getAuthority();
+        FileContext known = (FileContext) contexts.get(root);
+        if (known == null) {
+            known = FileContext.getFileContext(path.toUri(), conf);
+            contexts.put(root, known);
+        }
+        return known;
+    }
+
+    public byte[] read(String uri) throws IOException {
+        Path path = new Path(uri);
+        try {
+            InputStream in = files(path).open(path);
+            try { return IOUtils.toByteArray(in); } finally { in.close(); }
+        } catch (FileNotFoundException missing) {
+            return null;
+        }
+    }
+
+    public boolean exists(String uri) throws IOException {
+        Path path = new Path(uri);
+        return files(path).exists(path);
+    }
+
+    public void delete(String uri) throws IOException {
+        Path path = new Path(uri);
+        files(path).delete(path, true);
+    }
+}
+"""
+"""Each method is one round trip. The same calls made one by one from Python are some twenty a commit, each with a
+thread switch on both sides. Compiled in the driver by Janino, which Spark itself compiles its queries with."""
+
+
+@cache
+def _constructor(gateway: Any) -> Any:
+    """Once a JVM: py4j remembers methods by the name of their class, and would call those of another class so named."""
+    compiler = gateway.jvm.org.codehaus.janino.SimpleCompiler()
+    compiler.setParentClassLoader(gateway.jvm.java.lang.Thread.currentThread().getContextClassLoader())
+    compiler.cook(_JAVA)
+    return compiler.getClassLoader().loadClass("LakehouseStorage").getConstructors()[0]
+
+
 class Storage:
     """The lake's file system, through the Hadoop client inside Spark's JVM; safe to use from several threads."""
 
     def __init__(self, spark: SparkSession, scratch: Path):
         context: Any = spark.sparkContext
-        self._jvm = context._jvm
-        self._conf = context._jsc.hadoopConfiguration()
         self.scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
-        # Every name that py4j resolves and every object that it hands out is a round trip: these are kept.
-        hadoop = self._jvm.org.apache.hadoop.fs
-        self._path = hadoop.Path
-        self._exclusive = context._gateway.new_array(hadoop.Options.Rename, 0)
-        self._file_context = hadoop.FileContext
-        self._files: dict[str, tuple[Any, Any]] = {}
-
-    def _of(self, uri: str) -> tuple[Any, Any]:
-        """The file system and the file context that a URI lies in."""
-        scheme, _, rest = uri.partition("://")
-        authority = f"{scheme}://{rest.partition('/')[0]}"
-        if authority not in self._files:
-            path = self._path(uri)
-            self._files[authority] = (
-                path.getFileSystem(self._conf),
-                self._file_context.getFileContext(path.toUri(), self._conf),
-            )
-        return self._files[authority]
+        arguments = context._gateway.new_array(context._jvm.java.lang.Object, 1)
+        arguments[0] = context._jsc.hadoopConfiguration()
+        self._java = _constructor(context._gateway).newInstance(arguments)
 
     def put(self, local: Path, uri: str) -> None:
         """Move a local file to the lake."""
-        self._of(uri)[0].copyFromLocalFile(True, True, self._path(f"file://{local}"), self._path(uri))
+        self._java.put(str(local), uri)
+        local.unlink()
 
-    def put_new(self, data: bytes, uri: str) -> bool:
-        """Write bytes under a name that nobody has: False where the name is taken, atomic for readers."""
-        files, context = self._of(uri)
-        folder, _, name = uri.rpartition("/")
-        draft = self._path(f"{folder}/.{name}.{uuid.uuid4().hex}.tmp")
-        out = files.create(draft, True)
-        try:
-            out.write(data)
-        finally:
-            out.close()
-        try:
-            context.rename(draft, self._path(uri), self._exclusive)
-        except Exception as error:
-            files.delete(draft, False)
-            if "FileAlreadyExistsException" in str(error):
-                return False
-            raise
-        return True
+    def put_new(self, text: str, uri: str) -> bool:
+        """Write a text under a name that nobody has: False where the name is taken, atomic for readers."""
+        return bool(self._java.putNew(text, uri))
 
     def read(self, uri: str) -> bytes | None:
         """The bytes of a small file, or None where there is none."""
-        files, path = self._of(uri)[0], self._path(uri)
-        if not files.exists(path):
-            return None
-        stream = files.open(path)
-        try:
-            return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream))
-        finally:
-            stream.close()
+        data = self._java.read(uri)
+        return None if data is None else bytes(data)
 
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
-        return bool(self._of(uri)[0].exists(self._path(uri)))
+        return bool(self._java.exists(uri))
 
     def delete(self, uri: str) -> None:
         """Delete a file or a whole folder."""
-        self._of(uri)[0].delete(self._path(uri), True)
+        self._java.delete(uri)
 
 
 class DeltaWriter:
@@ -274,5 +334,5 @@ class DeltaWriter:
         return f"{self.uri}/_delta_log/{version:020d}.json"
 
 
-def _lines(actions: list[dict[str, Any]]) -> bytes:
-    return "\n".join(json.dumps(action, separators=(",", ":")) for action in actions).encode()
+def _lines(actions: list[dict[str, Any]]) -> str:
+    return "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
