@@ -61,7 +61,8 @@ def spark_session(settings: Settings, app: str) -> SparkSession:
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
             "spark.jars": ",".join(map(str, jars(settings))),
-            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m "
+            # C1 alone: Spark's planner keeps C2 busy for minutes, with a third of a core, for code that then waits.
+            "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 "
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
             "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
         }

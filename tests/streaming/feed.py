@@ -116,6 +116,7 @@ class Run:
         """Micro-batches through Spark and all passes."""
         for number, batch in enumerate(batches):
             self.fused(kafka(self.spark, batch), number)
+        self.fused.written()
 
     def feed(self, *batches: dict[str, pa.Table]) -> None:
         """Micro-batches that are checked already."""

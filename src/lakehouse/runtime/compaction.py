@@ -23,7 +23,7 @@ log = logging.getLogger("lakehouse.compaction")
 SMALL_BYTES = 32 << 20
 GROUP_BYTES = 96 << 20
 """Compressed bytes that are rewritten at once; in memory they are some five times as much."""
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 60
 
 APPENDED = tuple(
     {t.name: t for flow in FLOWS for t in (flow.bronze, flow.silver, quarantine.TABLE, CHANGES, LEDGER)}.values()

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
+from deltalake import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -29,7 +31,7 @@ from lakehouse.sinks.redis import NEWEST_ROWS, RedisSink
 from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
-MAX_BYTES_PER_TRIGGER = "32m"
+MAX_BYTES_PER_TRIGGER = "8m"
 SILVER_INDEX = {"silver.service_logs": es.LOGS, "silver.system_metrics": es.METRICS}
 HEALTH_TABLE = "gold.service_health_minute"
 
@@ -150,20 +152,19 @@ def mongodb(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callabl
     return _changes(spark, settings), write
 
 
-def newest_rows(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:
+def newest_rows(table: str, handle: DeltaTable) -> list[dict[str, Any]]:
     """The newest rows of a gold table: window or date descending, then the other key columns ascending."""
     key, *others = TABLES[table].key
-    handle = lake.table(table, version)
     files = pa.table(handle.get_add_actions(flatten=True)).to_pylist()
     data = pruned_dataset(handle)
-    # Files hold disjoint spans of time (buckets): only the newest that together hold enough rows are read.
-    condition = None
+    # Only the newest files that together hold enough rows are read, and what else lies in their span of time.
+    condition, lowest, enough = None, None, 0
     bound = f"max.{key}"
     if files and all(bound in f for f in files):
-        enough = 0
         for file in sorted(files, key=lambda f: str(f[bound]), reverse=True):
             enough += file["num_records"]
-            lowest = file[f"min.{key}"]
+            low = file[f"min.{key}"]
+            lowest = low if lowest is None else min(lowest, low)
             if enough >= NEWEST_ROWS:
                 kind = data.schema.field(key).type
                 condition = pa.compute.field(key) >= pa.scalar(lowest, pa.scalar(lowest).type).cast(kind)
@@ -176,21 +177,25 @@ def newest_rows(lake: Lake, table: str, version: int) -> list[dict[str, Any]]:
 def redis(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[[DataFrame, int], None]]:
     """The Redis query: its source and its ``foreachBatch``."""
     sink, lake = RedisSink(settings), Lake(settings)
+    handles: dict[str, DeltaTable] = {}
+
+    def newest(table: str) -> tuple[int, list[dict[str, Any]]]:
+        # Opening a table reads its log from the last checkpoint on; going on from where it was costs a thirtieth.
+        if table in handles:
+            handles[table].update_incremental()
+        else:
+            handles[table] = lake.table(table)
+        return handles[table].version(), newest_rows(table, handles[table])
 
     def write(batch: DataFrame, _: int) -> None:
-        rows = arrow(
-            batch.groupBy("table", "topic", "partition").agg(
-                F.max("offset").alias("offset"), F.max("version").alias("version")
-            )
-        )
-        for row in rows.to_pylist():
-            table, version = row["table"], row["version"]
+        rows = arrow(batch.groupBy("table", "topic", "partition").agg(F.max("offset").alias("offset")))
+        for table in sorted(set(rows.column("table").to_pylist())):
             at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-            def commit(latest: list[dict[str, Any]], table: str = table, version: int = version, at: str = at) -> None:
-                sink.put_latest(table, version, at, latest)
+            def commit(latest: tuple[int, list[dict[str, Any]]], table: str = table, at: str = at) -> None:
+                sink.put_latest(table, latest[0], at, latest[1])
 
-            perform("redis", table, lambda t=table, v=version: newest_rows(lake, t, v), commit)  # type: ignore[misc]
+            perform("redis", table, partial(newest, table), commit)
         if rows.num_rows:
             _advance(sink, "redis", rows)
 

@@ -125,7 +125,7 @@ class GoldFold:
         self.aggregate, self.lake, self.writer, self.index, self.horizon = aggregate, lake, writer, index, horizon
         self.buckets = Buckets(aggregate, lake, writer)
         self.connection: Any = duckdb.connect()
-        self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
+        self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
         self._cached: OrderedDict[datetime, pa.Table] = OrderedDict()
         self._complete_from: datetime | None = None
         """Windows from here on that are not cached are known to be empty."""
@@ -412,7 +412,7 @@ class TrendingFold:
     def __init__(self, lake: Lake, writer: DeltaWriter, silver_version: int):
         self.writer = writer
         self.connection: Any = duckdb.connect()
-        self.connection.execute("set TimeZone = 'UTC'; set threads = 2")
+        self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
         self.connection.execute("create table weights (minute timestamptz, post_id string, weight double)")
         self.as_of: datetime | None = None
         self.files = [

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -72,16 +72,23 @@ class Ingest:
     """The ``foreachBatch`` of all topics: one Spark job checks their records, then each topic's pass writes its own.
 
     One query instead of one a topic, and one commit to each table that topics share: on two cores, what a micro-batch
-    costs besides its records is most of its time.
+    costs besides its records is most of its time. While a batch is written, Spark reads and checks the next. It then
+    counts the first as done, which the ledger does not: a restart begins at the ledger's ends.
     """
 
     def __init__(self, passes: dict[str, FusedPass], writers: dict[str, DeltaWriter], workers: int):
         self.passes, self.writers, self.workers = passes, writers, workers
         self.pool = ThreadPoolExecutor(max(len(passes), 2), thread_name_prefix="pass")
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self.writing: Future[None] | None = None
         self.lock, self.closed = Lock(), False
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
-        """Write one micro-batch of Kafka's records everywhere."""
+        """Check one micro-batch of Kafka's records and begin to write it everywhere, once the one before is written.
+
+        Raises:
+            Exception: what the batch before failed with; nothing of this one has been written.
+        """
         with self.lock:
             if self.closed:
                 return
@@ -89,9 +96,19 @@ class Ingest:
             parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
             together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
             present = set(pc.unique(together.column("topic")).to_pylist())
-            self.write(
-                {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}, started
-            )
+            checked = {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}
+            self.written()
+            self.writing = self.writer.submit(self.write, checked, started)
+
+    def written(self, timeout: float | None = None) -> None:
+        """Wait until the batch that is being written is everywhere.
+
+        Raises:
+            Exception: what it failed with.
+            TimeoutError: it takes longer than ``timeout`` seconds.
+        """
+        if self.writing is not None:
+            self.writing.result(timeout)
 
     def write(self, checked: dict[str, pa.Table], started: float) -> None:
         """Write one micro-batch of checked records: each topic's tables, then those that they share, the ledger last.
@@ -118,10 +135,31 @@ class Ingest:
     def _append(self, table: Table, rows: pa.Table) -> None:
         append(INGEST, self.writers[table.name], rows)
 
-    def close(self) -> None:
-        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not."""
-        with self.lock:
-            self.closed = True
+    def failure(self) -> BaseException | None:
+        """What the last batch failed with, if it has."""
+        return self.writing.exception() if self.writing is not None and self.writing.done() else None
+
+    def close(self, timeout: float) -> None:
+        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not.
+
+        Raises:
+            TimeoutError: it did not end within ``timeout`` seconds.
+        """
+        acquire(self.lock, timeout)
+        self.closed = True
+        self.lock.release()
+        if self.writing is not None:
+            self.writing.exception(timeout)
+
+
+def acquire(lock: Any, timeout: float) -> None:
+    """Take the lock that a batch holds while it runs.
+
+    Raises:
+        TimeoutError: it did not end within ``timeout`` seconds.
+    """
+    if not lock.acquire(timeout=timeout):
+        raise TimeoutError(f"a batch did not end within {timeout:.0f} s")
 
 
 def append(query: str, writer: DeltaWriter, rows: pa.Table) -> None:

@@ -230,7 +230,9 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
                 version = versions.get(table.name, 0)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
                 redis.client.delete(f"gold:{table.name.removeprefix('gold.')}:latest")
-                redis.put_latest(table.name, version, at, fanout.newest_rows(lake, table.name, version))
+                redis.put_latest(
+                    table.name, version, at, fanout.newest_rows(table.name, lake.table(table.name, version))
+                )
                 count += 1
     else:
         elastic = ElasticsearchSink(settings)

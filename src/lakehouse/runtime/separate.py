@@ -30,7 +30,7 @@ from lakehouse.flows import Flow
 from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.runtime import effects
-from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, leaf_names, row_key
+from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, acquire, leaf_names, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import DeltaWriter
@@ -144,10 +144,22 @@ class SeparatePass:
             if not self.closed:
                 _Batch(self, batch).write()
 
-    def close(self) -> None:
-        """Let the current batch end and take no further one."""
-        with self.lock:
-            self.closed = True
+    def written(self) -> None:
+        """A batch is everywhere when its call returns."""
+
+    def failure(self) -> BaseException | None:
+        """None: a batch fails in its call."""
+        return None
+
+    def close(self, timeout: float) -> None:
+        """Let the current batch end and take no further one.
+
+        Raises:
+            TimeoutError: it did not end within ``timeout`` seconds.
+        """
+        acquire(self.lock, timeout)
+        self.closed = True
+        self.lock.release()
 
     def _read(self, spark: SparkSession, table: Table, version: int) -> DataFrame:
         uri = self.lake.settings.table_uri(table.name)

@@ -27,6 +27,8 @@ from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
 
 log = logging.getLogger("lakehouse.stream")
+STOP_WITHIN = 60.0
+"""Seconds that a batch is given to end."""
 
 
 class StreamFailed(Exception):
@@ -185,14 +187,24 @@ class Stream:
                 batches[query.name] = now
                 if time.monotonic() - active[query.name] > self.settings.stream.stall_after.total_seconds():
                     raise StreamFailed(f"{query.name}: no progress for {self.settings.stream.stall_after}; see its log")
+            for ingest in self.ingests:
+                # A failed batch is raised by the next one's call, which may be long in coming.
+                if failure := ingest.failure():
+                    raise StreamFailed(f"{INGEST}: {_cause(failure)}")
             if not active:
+                for ingest in self.ingests:
+                    ingest.written()
                 return
 
     def stop(self) -> None:
-        """Ask :meth:`watch` to return and end every query after its current batch."""
+        """Ask :meth:`watch` to return and end every query after its current batch.
+
+        Raises:
+            TimeoutError: a batch does not end.
+        """
         self.stopping.set()
         for ingest in self.ingests:
-            ingest.close()
+            ingest.close(STOP_WITHIN)
         followers = [store.query for store in self.stores.values() if store.query is not None]
         for query in [*self.queries, *followers]:
             if query.isActive:
@@ -241,7 +253,7 @@ class StoreQuery:
         self.pause = min(self.pause * 2, self.LONGEST_PAUSE)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """The line of a Spark error that says what went wrong: of a Python traceback its last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("at ")]
     if any(line.startswith("Traceback") for line in lines):

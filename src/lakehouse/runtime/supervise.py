@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from types import FrameType
@@ -47,13 +48,13 @@ def _run(settings: Settings, until_drained: bool) -> int:
         try:
             stream.start(until_drained)
             stream.watch()
-            stream.stop()
+            _end(stream)
             return 0
         except Exception as error:
             if stopping:
                 return 0
             log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
-            stream.stop()
+            _end(stream)
             if time.monotonic() - started > HEALTHY_AFTER:
                 failures, pause = 0, FIRST_PAUSE
             failures += 1
@@ -64,3 +65,13 @@ def _run(settings: Settings, until_drained: bool) -> int:
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
             stream = Stream(spark, settings)
+
+
+def _end(stream: Stream) -> None:
+    """Stop the stream, or this process where a batch hangs: the next start goes back to the last cut."""
+    try:
+        stream.stop()
+    except TimeoutError as hangs:
+        log.error("%s; this process ends at once, and the next goes back to the last cut", hangs)
+        logging.shutdown()
+        os._exit(1)

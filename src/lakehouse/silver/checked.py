@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from zipimport import zipimporter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,7 +65,7 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
     out = T.StructType([*COLUMNS.fields, *parser.shape.fields, *FLAGS.fields])
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        forget_jars()
+        forget_archives()
         schema, judge = to_arrow_schema(out), checker(parser.contract)
         for batch in batches:
             yield pa.RecordBatch.from_arrays([*_kept(batch), *_judged(batch, parser, judge)], schema=schema)
@@ -72,16 +73,15 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
     return bronze.select(*COLUMNS.names).mapInArrow(check, out)
 
 
-def forget_jars() -> None:
-    """Take jars off the module path of a Spark worker, which is asked again for each of them at the start of each task.
+def forget_archives() -> None:
+    """Take zips and jars out of the import system's cache in a Spark worker; they are found again when needed.
 
-    Spark puts its own jar there (for ``PYTHONPATH``), and ``importlib.invalidate_caches`` reads its directory of some
-    ten thousand entries anew: more time than a small batch's records take. A worker serves many tasks.
+    At the start of every task Spark calls ``importlib.invalidate_caches``, which reads anew the directory of each
+    archive there, Spark's core jar among them with some ten thousand entries: longer than a small batch's records take.
     """
-    for path in [p for p in sys.path if p.endswith(".jar")]:
-        sys.path.remove(path)
-    for path in [p for p in sys.path_importer_cache if p.endswith(".jar")]:
-        del sys.path_importer_cache[path]
+    for path, finder in [*sys.path_importer_cache.items()]:
+        if isinstance(finder, zipimporter):
+            del sys.path_importer_cache[path]
 
 
 def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame:
@@ -93,7 +93,7 @@ def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame
     out = T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        forget_jars()
+        forget_archives()
         schema = to_arrow_schema(out)
         judges = {topic: checker(parser.contract) for topic, parser in parsers.items()}
         for batch in batches:

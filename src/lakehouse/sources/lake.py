@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
 
 import duckdb
 from deltalake import DeltaTable
@@ -18,6 +23,11 @@ from lakehouse.sources.datasets import pruned_dataset
 
 LAYERS = ("bronze", "silver", "gold", "ops")
 _NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*\"?([a-z_]+)\"?", re.IGNORECASE)
+
+
+Result = TypeVar("Result")
+OPENS_WITHIN = 20.0
+"""Seconds after which opening a table is tried once more."""
 
 
 class LakeError(Exception):
@@ -49,7 +59,7 @@ class Lake:
         """
         uri = self.settings.table_uri(name)
         try:
-            return DeltaTable(uri, version=version)
+            return _within(OPENS_WITHIN, lambda: DeltaTable(uri, version=version))
         except TableNotFoundError:
             raise LakeError(
                 f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables"
@@ -91,3 +101,26 @@ class Lake:
             cut = found.setdefault(topic, Cut(topic, seq, {}, dict(versions), at))
             cut.ends[partition] = end
         return found
+
+
+def _within(seconds: float, call: Callable[[], Result]) -> Result:
+    """What a call returns, or raises; called once more if it takes longer.
+
+    On ``hdfs://`` delta-rs 1.6.6 was seen three times to wait for ever for an answer of the NameNode's while opening a
+    table on a machine without an idle processor; the next attempt, with a connection of its own, was answered.
+    """
+    for _ in range(2):
+        answers: SimpleQueue[Future[Result]] = SimpleQueue()
+
+        def ask(answers: SimpleQueue[Future[Result]] = answers) -> None:
+            answer: Future[Result] = Future()
+            try:
+                answer.set_result(call())
+            except Exception as error:
+                answer.set_exception(error)
+            answers.put(answer)
+
+        Thread(target=ask, daemon=True).start()
+        with suppress(Empty):
+            return answers.get(timeout=seconds).result()
+    raise TimeoutError(f"no answer within {2 * seconds:.0f} s")

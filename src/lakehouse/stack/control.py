@@ -309,7 +309,8 @@ def _prepare(settings: Settings, server: Server, chosen: Mapping[str, int]) -> N
 def _launch(settings: Settings, server: Server, chosen: Mapping[str, int]) -> None:
     place = _place(settings, server, chosen)
     order = 10 + SERVERS.index(server)
-    supervisor.put(settings, server.name, server.command(place), {}, place.data, "true", 5, priority=order)
+    command = ["nice", "-n", str(server.nice), *server.command(place)]
+    supervisor.put(settings, server.name, command, {}, place.data, "true", 5, priority=order)
 
 
 def _trouble(probe: Callable[[], None]) -> str | None:

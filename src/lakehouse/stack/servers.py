@@ -56,6 +56,8 @@ class Server:
     setting: str | None = None
     files: Callable[[Place], Mapping[str, str]] = _no_files
     format: Callable[[Place], list[str]] | None = None
+    nice: int = 0
+    """How far it steps back where processors are short: the stores follow the tables, which must not wait for them."""
 
 
 def _kafka(place: Place, *main: str) -> list[str]:
@@ -281,6 +283,7 @@ SERVERS: tuple[Server, ...] = (
         files=_elasticsearch_files,
         probe=lambda ports: probes.elasticsearch(f"http://{HOST}:{ports['elasticsearch']}"),
         setting="elasticsearch.url",
+        nice=10,
         address=f"http://{HOST}:{{}}",
     ),
     Server(
@@ -289,6 +292,7 @@ SERVERS: tuple[Server, ...] = (
         command=_mongodb,
         probe=lambda ports: probes.mongodb(f"mongodb://{HOST}:{ports['mongodb']}/"),
         setting="mongo.uri",
+        nice=10,
         address=f"mongodb://{HOST}:{{}}/",
     ),
     Server(
