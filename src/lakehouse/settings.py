@@ -76,7 +76,7 @@ class Stream(_Part):
 
     engine: Literal["fused", "separate"] = "fused"
     trigger: timedelta = timedelta(milliseconds=500)
-    fanout_trigger: timedelta = timedelta(seconds=10)
+    fanout_trigger: timedelta = timedelta(seconds=20)
     max_records_per_batch: int = 100_000
     stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
     duplicate_horizon: timedelta = timedelta(days=7)

@@ -1,7 +1,6 @@
 """What the three bronze tables share: Kafka's record, byte for byte, and the day it arrived."""
 
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from lakehouse.tables import Table, columns
 
@@ -18,4 +17,4 @@ def bronze_table(name: str) -> Table:
 
 def landed(kafka: DataFrame) -> DataFrame:
     """Kafka source rows -> bronze rows; ``timestamp`` is the append time, ``ingest_date`` its UTC date."""
-    return kafka.select(*COLUMNS.names[:-1], F.to_date("timestamp").alias("ingest_date"))
+    return kafka.selectExpr(*COLUMNS.names[:-1], "to_date(timestamp) as ingest_date")

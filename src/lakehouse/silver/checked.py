@@ -70,7 +70,7 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
         for batch in batches:
             yield pa.RecordBatch.from_arrays([*_kept(batch), *_judged(batch, parser, judge)], schema=schema)
 
-    return bronze.select(*COLUMNS.names).mapInArrow(check, out)
+    return bronze.selectExpr(*COLUMNS.names).mapInArrow(check, out)
 
 
 def forget_archives() -> None:
@@ -105,7 +105,7 @@ def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame
                 others = [own if t == topic else pa.nulls(part.num_rows, schema.field(t).type) for t in parsers]
                 yield pa.RecordBatch.from_arrays([*_kept(part), *others, *arrays[len(fields) :]], schema=schema)
 
-    return bronze.select(*COLUMNS.names).mapInArrow(check, out)
+    return bronze.selectExpr(*COLUMNS.names).mapInArrow(check, out)
 
 
 def of_topic(together: pa.Table, topic: str, parser: Parser) -> pa.Table:
