@@ -19,6 +19,7 @@ from lakehouse.flows import FLOWS, SHARED
 from lakehouse.quality.checks import checker
 from lakehouse.runtime.compaction import compact
 from lakehouse.runtime.fused import REPLAY_HEADER
+from lakehouse.runtime.rebuild import rebuild
 from lakehouse.runtime.recovery import RecoveryError
 from lakehouse.settings import Hdfs, Settings
 from lakehouse.sources.lake import LakeError
@@ -262,3 +263,12 @@ def test_a_quarantine_that_lost_rows_stops_the_restart_and_names_the_command(
     run.spark.sql(f"delete from delta.`{run.settings.table_uri('silver.quarantine')}` where true")
     with pytest.raises(RecoveryError, match=r"lakehouse rebuild silver\.quarantine"):
         run.start()
+
+
+def test_a_silver_table_rebuilt_from_bronze_is_the_same(run: Run, batches: list[dict[str, pa.Table]]) -> None:
+    run.start().feed(*batches)
+    before = run.contents()
+    for flow in FLOWS:
+        assert rebuild(run.settings, flow.silver.name)[flow.silver.name][flow.topic] == len(before[flow.silver.name])
+    after = run.contents()
+    assert {f.silver.name: after[f.silver.name] for f in FLOWS} == {f.silver.name: before[f.silver.name] for f in FLOWS}

@@ -13,9 +13,11 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+Perform = Callable[[str, str, Callable[[], Any], Callable[[Any], None]], None]
+"""The type of :func:`perform`."""
 log = logging.getLogger("lakehouse.effects")
 MOMENTS = ("before", "middle", "after")
 _passed: Counter[str] = Counter()

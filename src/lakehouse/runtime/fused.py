@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
@@ -29,9 +28,11 @@ from lakehouse.bronze.landed import COLUMNS, landed
 from lakehouse.contracts import Contract
 from lakehouse.flows import INGEST, STORES, Flow
 from lakehouse.gold import trending_posts
-from lakehouse.runtime.effects import perform
+from lakehouse.runtime import effects
+from lakehouse.runtime.batches import Batches, side_by_side
+from lakehouse.runtime.effects import Perform, perform
 from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
-from lakehouse.runtime.ledger import CHANGES, LEDGER
+from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
 from lakehouse.silver.checked import checked_together, of_topic
@@ -39,7 +40,6 @@ from lakehouse.sinks.delta import DataFile, DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
 
-Result = TypeVar("Result")
 REPLAY_HEADER = "lakehouse-replay-of"
 MIRRORED = frozenset(s.table for s in STORES if s.store != "redis" and s.table.startswith("gold."))
 """Gold tables whose rows the stores hold one by one; of the others they hold the newest rows only."""
@@ -68,7 +68,7 @@ class Progress:
     versions: dict[str, int] = field(default_factory=dict)
 
 
-class Ingest:
+class Ingest(Batches):
     """The ``foreachBatch`` of all topics: one Spark job checks their records, then each topic's pass writes its own.
 
     One query instead of one a topic, and one commit to each table that topics share: on two cores, what a micro-batch
@@ -77,38 +77,24 @@ class Ingest:
     """
 
     def __init__(self, passes: dict[str, FusedPass], writers: dict[str, DeltaWriter], workers: int):
+        super().__init__()
         self.passes, self.writers, self.workers = passes, writers, workers
-        self.pool = ThreadPoolExecutor(max(len(passes), 2), thread_name_prefix="pass")
+        self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self.writing: Future[None] | None = None
-        self.lock, self.closed = Lock(), False
 
-    def __call__(self, batch: DataFrame, batch_id: int) -> None:
-        """Check one micro-batch of Kafka's records and begin to write it everywhere, once the one before is written.
+    def take(self, batch: DataFrame) -> None:
+        """Check one micro-batch of Kafka's records and begin to write it, once the one before is everywhere.
 
         Raises:
             Exception: what the batch before failed with; nothing of this one has been written.
         """
-        with self.lock:
-            if self.closed:
-                return
-            started = time.monotonic()
-            parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
-            together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
-            present = set(pc.unique(together.column("topic")).to_pylist())
-            checked = {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}
-            self.written()
-            self.writing = self.writer.submit(self.write, checked, started)
-
-    def written(self, timeout: float | None = None) -> None:
-        """Wait until the batch that is being written is everywhere.
-
-        Raises:
-            Exception: what it failed with.
-            TimeoutError: it takes longer than ``timeout`` seconds.
-        """
-        if self.writing is not None:
-            self.writing.result(timeout)
+        started = time.monotonic()
+        parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
+        together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
+        present = set(pc.unique(together.column("topic")).to_pylist())
+        checked = {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}
+        self.written()
+        self.writing = self.writer.submit(self.write, checked, started)
 
     def write(self, checked: dict[str, pa.Table], started: float) -> None:
         """Write one micro-batch of checked records: each topic's tables, then those that they share, the ledger last.
@@ -120,7 +106,7 @@ class Ingest:
         written = [one for one in found if one is not None]
         if not written:
             return
-        bad = pa.concat_tables([_quarantined(one.bad, now) for one in written])
+        bad = pa.concat_tables([_quarantined(one.split, now) for one in written])
         changes = pa.concat_tables(
             [changed_rows(one.topic, one.seq, one.touched, self.writers) for one in written if one.touched]
             or [CHANGES.arrow.empty_table()]
@@ -135,47 +121,14 @@ class Ingest:
     def _append(self, table: Table, rows: pa.Table) -> None:
         append(INGEST, self.writers[table.name], rows)
 
-    def failure(self) -> BaseException | None:
-        """What the last batch failed with, if it has."""
-        return self.writing.exception() if self.writing is not None and self.writing.done() else None
 
-    def close(self, timeout: float) -> None:
-        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not.
-
-        Raises:
-            TimeoutError: it did not end within ``timeout`` seconds.
-        """
-        acquire(self.lock, timeout)
-        self.closed = True
-        self.lock.release()
-        if self.writing is not None:
-            self.writing.exception(timeout)
-
-
-def acquire(lock: Any, timeout: float) -> None:
-    """Take the lock that a batch holds while it runs.
-
-    Raises:
-        TimeoutError: it did not end within ``timeout`` seconds.
-    """
-    if not lock.acquire(timeout=timeout):
-        raise TimeoutError(f"a batch did not end within {timeout:.0f} s")
-
-
-def append(query: str, writer: DeltaWriter, rows: pa.Table) -> None:
+def append(query: str, writer: DeltaWriter, rows: pa.Table, perform: Perform = effects.perform) -> None:
     """Append rows to a table, as one effect."""
 
     def commit(file: DataFile) -> None:
         writer.commit([file])
 
     perform(query, writer.table.name, lambda: writer.stage(rows), commit)
-
-
-def side_by_side(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], Result]]) -> list[Result]:
-    """Run jobs side by side. All have ended before a failure is raised: none may write after a roll-back."""
-    futures = [pool.submit(job) for job in jobs]
-    wait(futures)
-    return [future.result() for future in futures]
 
 
 class FusedPass:
@@ -341,8 +294,7 @@ class FusedPass:
             jobs += [partial(fold_gold, fold) for fold in self.folds]
             jobs += [partial(fold_trending, self.trending)] if self.trending else []
         side_by_side(self.pool, jobs)
-        bad = rows.filter(pa.array(~split.valid))
-        return Written(flow.topic, self.progress.seq + 1, split, bad, changes, touched)
+        return Written(flow.topic, self.progress.seq + 1, split, changes, touched)
 
     def ledger(self, written: Written, started: float) -> pa.Table:
         """The ledger's rows of a batch whose tables are all written: one a partition."""
@@ -376,7 +328,7 @@ class FusedPass:
                     "first_at": _time(times.min()) if len(times) else None,
                     "last_at": _time(times.max()) if len(times) else None,
                     "warnings": list(flagged.items()),
-                    "drift": list(drifted.most_common(50)),
+                    "drift": list(drifted.most_common(MAX_DRIFT)),
                     "versions": list(versions.items()),
                     "engine": "fused",
                     "batch_ms": int((time.monotonic() - started) * 1000),
@@ -427,14 +379,14 @@ class Written:
     topic: str
     seq: int
     split: Split
-    bad: pa.Table
     changes: dict[str, Change]
     touched: dict[str, pa.Table]
     """Gold rows as the batch left them, by table."""
 
 
-def _quarantined(rows: pa.Table, now: datetime) -> pa.Table:
+def _quarantined(split: Split, now: datetime) -> pa.Table:
     names = quarantine.TABLE.schema.names
+    rows = split.rows.filter(pa.array(~split.valid))
     rows = rows.rename_columns(["reasons" if n == "_reasons" else n for n in rows.column_names])
     rows = rows.append_column("status", pa.array(["open"] * rows.num_rows, pa.string()))
     rows = rows.append_column("updated_at", pa.array([now] * rows.num_rows, _US))

@@ -18,6 +18,8 @@ LEDGER = Table(
 """One row per batch (``seq`` counts a topic's batches from 1) and partition: the half-open offset range, the records
 in it and where they went, and the version of every table after the batch. ``first_at``/``last_at`` are Kafka append
 times; ``warnings`` and ``drift`` count flagged records by rule and unknown fields by name."""
+MAX_DRIFT = 50
+"""Unknown fields that a row counts by name, the most frequent."""
 
 CHANGES = Table(
     "_internal.gold_changes",

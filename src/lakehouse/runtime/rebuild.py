@@ -26,6 +26,7 @@ from lakehouse.runtime.fold import Buckets
 from lakehouse.runtime.fused import Progress, arrow, changed_rows, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.runtime.recovery import create_tables, roll_back
+from lakehouse.runtime.separate import silver_rows
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 from lakehouse.silver import quarantine
@@ -156,12 +157,7 @@ class _Rebuild:
             "_age", F.abs(F.unix_seconds("timestamp") - F.unix_seconds(winner))
         )
         kept = ranked.where(f"_won = 0 or _rank = 1 or (_age > {horizon} and _won is null)")
-        if self.flow.silver.name == "silver.system_metrics":
-            kept = kept.withColumn("_sample", F.explode("samples")).drop("value")
-            kept = kept.withColumns({"metric": F.col("_sample.metric"), "value": F.col("_sample.value")})
-        elif self.flow.silver.name == "silver.service_logs":
-            kept = kept.withColumn("event_id", name)
-        return kept.select(*self.flow.silver.schema.names)
+        return silver_rows(self.flow, contracts()[self.flow.topic], kept)
 
     def _swap(self, name: str, rows: pa.Table) -> None:
         writer = self.writers[name]

@@ -13,10 +13,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Lock
-from typing import Any
+from functools import partial
 
 import orjson
 import pyarrow as pa
@@ -30,8 +29,9 @@ from lakehouse.flows import Flow
 from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.runtime import effects
-from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, acquire, leaf_names, row_key
-from lakehouse.runtime.ledger import CHANGES, LEDGER
+from lakehouse.runtime.batches import Batches, side_by_side
+from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, append, leaf_names, row_key
+from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import DeltaWriter
 from lakehouse.sources.lake import Lake
@@ -41,7 +41,6 @@ ENGINE = "separate"
 PLACE = ["partition", "offset"]
 MAX_SPANS = 100
 """Above this many spans of time a scan is narrowed to their hull only."""
-MAX_DRIFT = 50
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _HOURS_A_DAY = 24
@@ -52,7 +51,6 @@ _ORIGINS = (
 """What a replay claims besides its identity: the coordinates of its original. Null where there are no headers."""
 _CLAIMS = f"concat(array_compact(array(_identity)), coalesce({_ORIGINS}, cast(array() as array<string>)))"
 _REPLAY = f"exists(headers, h -> h.key = '{REPLAY_HEADER}')"
-Perform = Callable[[str, str, Callable[[], Any], Callable[[Any], None]], None]
 
 
 def silver_rows(flow: Flow, contract: Contract, accepted: DataFrame) -> DataFrame:
@@ -109,7 +107,7 @@ def within(column: str, kind: str, found: list[tuple[datetime, datetime]]) -> st
     return " or ".join(f"({column} >= {literal(low)} and {column} < {literal(high)})" for low, high in found)
 
 
-class SeparatePass:
+class SeparatePass(Batches):
     """The ``foreachBatch`` of one topic. One instance serves one run; after any error make a new one.
 
     Guarantee: as of the fused pass. A batch that died half way is rolled back by ``runtime/recovery.py`` before its
@@ -125,41 +123,22 @@ class SeparatePass:
         writers: dict[str, DeltaWriter],
         progress: Progress,
         horizon: timedelta,
-        perform: Perform = effects.perform,
+        perform: effects.Perform = effects.perform,
     ):
+        super().__init__()
         self.flow, self.contract, self.lake, self.writers = flow, contract, lake, writers
         self.progress, self.horizon, self.perform = progress, horizon // _MICROSECOND, perform
         # Readers find nothing by time in the statistics of Spark's default, INT96. Set before a query copies them.
         spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
-        self.lock, self.closed = Lock(), False
         self.newest: int | None = None
         if trending_posts.TABLE in flow.snapshots:
             silver = self._read(spark, flow.silver, self._version(flow.silver))
             self.newest = silver.agg(F.max(F.unix_micros("timestamp"))).collect()[0][0]
 
-    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+    def take(self, batch: DataFrame) -> None:
         """Write one micro-batch of Kafka's records everywhere."""
-        with self.lock:
-            if not self.closed:
-                _Batch(self, batch).write()
-
-    def written(self) -> None:
-        """A batch is everywhere when its call returns."""
-
-    def failure(self) -> BaseException | None:
-        """None: a batch fails in its call."""
-        return None
-
-    def close(self, timeout: float) -> None:
-        """Let the current batch end and take no further one.
-
-        Raises:
-            TimeoutError: it did not end within ``timeout`` seconds.
-        """
-        acquire(self.lock, timeout)
-        self.closed = True
-        self.lock.release()
+        _Batch(self, batch).write()
 
     def _read(self, spark: SparkSession, table: Table, version: int) -> DataFrame:
         uri = self.lake.settings.table_uri(table.name)
@@ -212,23 +191,16 @@ class _Batch:
         bad = fates.where("_reasons is not null")
         # Kept, so that the plans of all that follows begin here: on small batches planning is most of the time.
         silver = self._keep(silver_rows(flow, one.contract, fates.where("_reasons is null and _lost is null")))
-        self._together(
-            (lambda: self._append(flow.bronze, self.rows.select(*COLUMNS.names))),
-            (lambda: self._append(flow.silver, silver)) if any(c["valid"] for c in counts) else None,
-            (lambda: self._append(quarantine.TABLE, self._quarantined(bad)))
-            if any(c["quarantined"] for c in counts)
-            else None,
-        )
+        jobs = [partial(self._append, flow.bronze, self.rows.select(*COLUMNS.names))]
+        if any(c["valid"] for c in counts):
+            jobs.append(partial(self._append, flow.silver, silver))
+        if any(c["quarantined"] for c in counts):
+            jobs.append(partial(self._append, quarantine.TABLE, self._quarantined(bad)))
+        side_by_side(one.pool, jobs)
         accepted = [c["newest"] for c in counts if c["valid"]]
         if accepted:
             self._gold(silver, max(accepted))
         self._ledger(counts)
-
-    def _together(self, *jobs: Callable[[], Any] | None) -> list[Any]:
-        """Run jobs side by side. All have ended before a failure is raised: none may write after a roll-back."""
-        futures = [self.one.pool.submit(job) for job in jobs if job is not None]
-        wait(futures)
-        return [future.result() for future in futures]
 
     def _append(self, table: Table, rows: DataFrame) -> None:
         uri = self.one.lake.settings.table_uri(table.name)
@@ -304,7 +276,7 @@ class _Batch:
         if trending_posts.TABLE in flow.snapshots:
             one.newest = max(newest, one.newest or newest)
             jobs.append(lambda: self._trending(whole))
-        changes = [self._changes(table, rows) for table, rows in self._together(*jobs)]
+        changes = [self._changes(table, rows) for table, rows in side_by_side(one.pool, jobs)]
         if changes:
             every = changes[0]
             for more in changes[1:]:
@@ -447,12 +419,7 @@ class _Batch:
                     "committed_at": self.now,
                 }
             )
-        writer = one.writers[LEDGER.name]
         table = pa.Table.from_pylist(rows, schema=LEDGER.arrow)
-        one.perform(flow.topic, LEDGER.name, lambda: writer.stage(table), lambda file: _commit(writer, file))
+        append(flow.topic, one.writers[LEDGER.name], table, one.perform)
         progress.seq, progress.versions = self.seq, versions
         progress.ends |= {row["partition"]: row["end_offset"] for row in rows}
-
-
-def _commit(writer: DeltaWriter, file: Any) -> None:
-    writer.commit([file])

@@ -6,15 +6,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lakehouse.contracts import contracts
+from lakehouse.contracts import Contract, contracts
 from lakehouse.flows import FLOWS, INGEST, Flow
+from lakehouse.runtime.batches import Batches
 from lakehouse.runtime.compaction import Compactor
 from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
@@ -56,11 +56,10 @@ class Stream:
         self.lake = Lake(settings)
         self.storage = Storage(spark, settings.home / "tmp")
         self.queries: list[StreamingQuery] = []
-        self.passes: dict[str, FusedPass] = {}
         self.writers: dict[str, DeltaWriter] = {}
         self.stopping = threading.Event()
         self.stores: dict[str, StoreQuery] = {}
-        self.ingests: list[Ingest | SeparatePass] = []
+        self.ingests: list[Batches] = []
 
     def start(self, until_drained: bool = False) -> None:
         """Create what is missing, go back to the last cut, and start every query.
@@ -76,9 +75,8 @@ class Stream:
                 self.ingests.append(one)
                 self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
         else:
-            for flow in FLOWS:
-                self.passes[flow.topic] = self._pass(flow, progress[flow.topic])
-            ingest = Ingest(self.passes, self.writers, self.settings.spark.shuffle_partitions)
+            passes = {flow.topic: self._fused(flow, progress[flow.topic]) for flow in FLOWS}
+            ingest = Ingest(passes, self.writers, self.settings.spark.shuffle_partitions)
             self.ingests.append(ingest)
             self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 
@@ -96,10 +94,14 @@ class Stream:
             except Exception as error:  # files stay small for a while; the stream must not stop for that
                 log.warning("compaction: %s", error)
 
-    def _pass(self, flow: Flow, progress: Progress) -> FusedPass:
-        settings, contract = self.settings, contracts()[flow.topic]
-        horizon = max(contract.duplicate_horizon, settings.stream.duplicate_horizon)
-        index = SeenIndex(settings.home / "index" / flow.topic)
+    def _contract(self, flow: Flow) -> tuple[Contract, timedelta]:
+        """A topic's contract, and for how long its records are told from their duplicates."""
+        contract = contracts()[flow.topic]
+        return contract, max(contract.duplicate_horizon, self.settings.stream.duplicate_horizon)
+
+    def _fused(self, flow: Flow, progress: Progress) -> FusedPass:
+        contract, horizon = self._contract(flow)
+        index = SeenIndex(self.settings.home / "index" / flow.topic)
         added = fill_index(index, flow, contract, self.lake, progress, horizon)
         log.info(
             "%s: at batch %d, offsets %s, index %d keys (%d from silver)",
@@ -112,8 +114,7 @@ class Stream:
         return FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
 
     def _separate(self, flow: Flow, progress: Progress) -> SeparatePass:
-        contract = contracts()[flow.topic]
-        horizon = max(contract.duplicate_horizon, self.settings.stream.duplicate_horizon)
+        contract, horizon = self._contract(flow)
         log.info("%s: at batch %d, offsets %s", flow.topic, progress.seq, progress.ends)
         return SeparatePass(self.spark, flow, contract, self.lake, self.writers, progress, horizon)
 
@@ -121,7 +122,7 @@ class Stream:
         self,
         name: str,
         progress: dict[str, Progress],
-        write: Callable[[DataFrame, int], None],
+        write: Batches,
         until_drained: bool,
     ) -> StreamingQuery:
         settings = self.settings

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
-from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -106,21 +104,19 @@ class Lake:
 def _within(seconds: float, call: Callable[[], Result]) -> Result:
     """What a call returns, or raises; called once more if it takes longer.
 
-    On ``hdfs://`` delta-rs 1.6.6 was seen three times to wait for ever for an answer of the NameNode's while opening a
-    table on a machine without an idle processor; the next attempt, with a connection of its own, was answered.
+    On ``hdfs://`` delta-rs 1.6.6 was seen to wait for ever for an answer while opening a table on a machine without an
+    idle processor; another attempt, in a process of its own, was answered at once. The cause is not known.
     """
     for _ in range(2):
-        answers: SimpleQueue[Future[Result]] = SimpleQueue()
-
-        def ask(answers: SimpleQueue[Future[Result]] = answers) -> None:
-            answer: Future[Result] = Future()
-            try:
-                answer.set_result(call())
-            except Exception as error:
-                answer.set_exception(error)
-            answers.put(answer)
-
-        Thread(target=ask, daemon=True).start()
-        with suppress(Empty):
-            return answers.get(timeout=seconds).result()
+        answer: Future[Result] = Future()
+        Thread(target=_answer, args=(answer, call), daemon=True).start()
+        if wait([answer], timeout=seconds).done:
+            return answer.result()
     raise TimeoutError(f"no answer within {2 * seconds:.0f} s")
+
+
+def _answer(answer: Future[Result], call: Callable[[], Result]) -> None:
+    try:
+        answer.set_result(call())
+    except Exception as error:
+        answer.set_exception(error)

@@ -1,0 +1,63 @@
+"""What both engines are to the stream: a ``foreachBatch`` that takes one micro-batch at a time until it is closed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Lock
+from typing import TypeVar
+
+from pyspark.sql import DataFrame
+
+Result = TypeVar("Result")
+
+
+class Batches(ABC):
+    """A ``foreachBatch``. One instance serves one run; after any error make a new one.
+
+    A batch may be written on after its call returned: ``writing`` is what is left of it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._closed = Lock(), False
+        self.writing: Future[None] | None = None
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        """Take one micro-batch of Kafka's records."""
+        with self._lock:
+            if not self._closed:
+                self.take(batch)
+
+    @abstractmethod
+    def take(self, batch: DataFrame) -> None:
+        """Write a micro-batch everywhere, or begin to."""
+
+    def written(self) -> None:
+        """Wait until the last batch taken is everywhere, and raise what it failed with."""
+        if self.writing is not None:
+            self.writing.result()
+
+    def failure(self) -> BaseException | None:
+        """What the last batch failed with after its call returned, if it has."""
+        return self.writing.exception() if self.writing is not None and self.writing.done() else None
+
+    def close(self, timeout: float) -> None:
+        """Let the current batch end and take no further one; Spark may count those as done, the ledger does not.
+
+        Raises:
+            TimeoutError: it did not end within ``timeout`` seconds.
+        """
+        if not self._lock.acquire(timeout=timeout):
+            raise TimeoutError(f"a batch did not end within {timeout:.0f} s")
+        self._closed = True
+        self._lock.release()
+        if self.writing is not None:
+            self.writing.exception(timeout)
+
+
+def side_by_side(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], Result]]) -> list[Result]:
+    """Run jobs side by side. All have ended before a failure is raised: none may write after a roll-back."""
+    futures = [pool.submit(job) for job in jobs]
+    wait(futures)
+    return [future.result() for future in futures]
