@@ -28,6 +28,10 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt]([01]\d|2[0-3])(:[0-5]\d:)([0-5]\d|60)(?:\.(\d+))?(?:([Zz])|([+-](?:[01]\d|2[0-3]):[0-5]\d))",
     re.ASCII,
 )
+_PLAIN = re.compile(
+    r"\d{4}-\d\d-\d\dT[0-2]\d:[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+).fullmatch
+_of_iso = datetime.fromisoformat
 _I64 = 2**63
 
 
@@ -46,6 +50,11 @@ class Checked:
 
 def rfc3339_us(text: str) -> int | None:
     """Microseconds since 1970 UTC of an RFC 3339 time with offset (further digits cut), or None if it is not one."""
+    if _PLAIN(text):  # nearly every record's
+        try:
+            return (_of_iso(text) - _EPOCH) // _MICROSECOND
+        except ValueError:
+            return None
     match = _RFC3339.fullmatch(text)
     if match is None:
         return None
@@ -105,80 +114,132 @@ def _pointer(path: tuple[str, ...]) -> str:
     return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in path)
 
 
-def _scalar(field: Field, value: Any, arrival_us: int) -> tuple[Any, str | None]:
-    """The column value of a JSON value, or what is wrong with it."""
-    kind = field.kind
-    if kind == "string":
+Scalar = Callable[[Any, int], tuple[Any, str | None]]
+"""(JSON value, arrival) -> (column value, what is wrong with it)."""
+
+
+def _string(field: Field) -> Scalar:
+    required, allowed = field.required, field.values
+
+    def check(value: Any, arrival_us: int) -> tuple[Any, str | None]:
         if type(value) is not str:
             return None, "not a string"
-        if field.required and not value.strip():
+        if required and not value.strip():
             return None, "blank"
-        if field.values is not None and value not in field.values:
+        if allowed is not None and value not in allowed:
             return None, "not one of the allowed values"
         return value, None
-    if kind == "timestamp":
-        if type(value) is not str:
-            return None, "not a string"
-        micros = rfc3339_us(value)
-        if micros is None:
-            return None, "not an RFC 3339 time with offset"
-        if not 0 <= micros <= arrival_us + DAY_US:
-            return None, "time outside 1970-01-01 to arrival + 24 h"
-        return micros, None
-    if kind == "map":
-        if type(value) is not dict:
-            return None, "not an object"
-        if any(type(v) is not str for v in value.values()):
+
+    return check
+
+
+def _timestamp(value: Any, arrival_us: int) -> tuple[Any, str | None]:
+    if type(value) is not str:
+        return None, "not a string"
+    micros = rfc3339_us(value)
+    if micros is None:
+        return None, "not an RFC 3339 time with offset"
+    if not 0 <= micros <= arrival_us + DAY_US:
+        return None, "time outside 1970-01-01 to arrival + 24 h"
+    return micros, None
+
+
+def _map(value: Any, arrival_us: int) -> tuple[Any, str | None]:
+    if type(value) is not dict:
+        return None, "not an object"
+    for member in value.values():
+        if type(member) is not str:
             return None, "not a map of strings"
-        return value, None
-    if type(value) is float:
-        if not math.isfinite(value):
-            return None, "not a finite number"
-    elif type(value) is not int:
-        return None, "not a number"
-    if kind == "integer":
-        if value != int(value) or not -_I64 <= value < _I64:
-            return None, "not a 64-bit integer"
-        value = int(value)
-    elif kind == "number":
-        value = float(value)
-    if (field.minimum is not None and value < field.minimum) or (field.maximum is not None and value > field.maximum):
-        low = "" if field.minimum is None else field.minimum
-        return None, f"out of bounds {low}..{'' if field.maximum is None else field.maximum}"
     return value, None
 
 
-def _walk(
-    fields: tuple[Field, ...], document: dict[str, Any], path: tuple[str, ...], arrival_us: int, reasons: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(column values, unknown members) of one object; errors are appended to ``reasons``."""
-    values: dict[str, Any] = {}
-    rescued: dict[str, Any] = {}
-    known = 0
-    for field in fields:
-        value = document.get(field.name)
-        known += field.name in document
-        if value is None:  # absent and null mean the same for an optional field
-            values[field.column] = None
-            if field.required:
-                reasons.append(f"{_pointer((*path, field.name))}: missing")
-        elif field.kind == "object":
-            if type(value) is not dict:
-                values[field.column] = None
-                reasons.append(f"{_pointer((*path, field.name))}: not an object")
+def _number(field: Field) -> Scalar:
+    whole, real = field.kind == "integer", field.kind == "number"
+    low, high = field.minimum, field.maximum
+    outside = f"out of bounds {'' if low is None else low}..{'' if high is None else high}"
+
+    def check(value: Any, arrival_us: int) -> tuple[Any, str | None]:
+        if type(value) is float:
+            if not math.isfinite(value):
+                return None, "not a finite number"
+        elif type(value) is not int:
+            return None, "not a number"
+        if whole:
+            if value != int(value) or not -_I64 <= value < _I64:
+                return None, "not a 64-bit integer"
+            value = int(value)
+        elif real:
+            value = float(value)
+        if (low is not None and value < low) or (high is not None and value > high):
+            return None, outside
+        return value, None
+
+    return check
+
+
+def _scalar(field: Field) -> Scalar:
+    match field.kind:
+        case "string":
+            return _string(field)
+        case "timestamp":
+            return _timestamp
+        case "map":
+            return _map
+        case _:
+            return _number(field)
+
+
+Walk = Callable[[dict[str, Any], int, list[str]], tuple[dict[str, Any], dict[str, Any]]]
+"""(object, arrival, reasons) -> (column values, unknown members); what is wrong is appended to the reasons."""
+
+
+def _walker(fields: tuple[Field, ...], path: tuple[str, ...] = ()) -> Walk:
+    """The check of one object, its decisions that rest on the contract alone taken beforehand."""
+    steps = [
+        (
+            field.name,
+            field.column,
+            field.required,
+            _pointer((*path, field.name)),
+            _scalar(field) if field.kind != "object" else None,
+            _walker(field.fields, (*path, field.name)) if field.kind == "object" else None,
+        )
+        for field in fields
+    ]
+    names = frozenset(field.name for field in fields)
+
+    def walk(
+        document: dict[str, Any], arrival_us: int, reasons: list[str]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        values: dict[str, Any] = {}
+        rescued: dict[str, Any] = {}
+        get = document.get
+        present = 0
+        for name, column, required, pointer, scalar, walker in steps:
+            value = get(name)
+            if value is None:  # absent and null mean the same for an optional field
+                values[column] = None
+                if required:
+                    reasons.append(f"{pointer}: missing")
                 continue
-            inner, unknown = _walk(field.fields, value, (*path, field.name), arrival_us, reasons)
-            values[field.column] = inner
-            if unknown:
-                rescued[field.name] = unknown
-        else:
-            values[field.column], wrong = _scalar(field, value, arrival_us)
-            if wrong:
-                reasons.append(f"{_pointer((*path, field.name))}: {wrong}")
-    if known < len(document):
-        names = {field.name for field in fields}
-        rescued |= {name: value for name, value in document.items() if name not in names}
-    return values, rescued
+            present += 1
+            if scalar is not None:
+                values[column], wrong = scalar(value, arrival_us)
+                if wrong:
+                    reasons.append(f"{pointer}: {wrong}")
+            elif walker is not None:
+                if type(value) is not dict:
+                    values[column] = None
+                    reasons.append(f"{pointer}: not an object")
+                    continue
+                values[column], unknown = walker(value, arrival_us, reasons)
+                if unknown:
+                    rescued[name] = unknown
+        if present < len(document):
+            rescued |= {name: value for name, value in document.items() if name not in names}
+        return values, rescued
+
+    return walk
 
 
 def _at(document: Any, path: tuple[str, ...]) -> Any:
@@ -241,6 +302,7 @@ def checker(contract: Contract) -> Callable[[bytes | None, int], Checked]:
 
     It never raises for a bad record; ``Checked.reasons`` is None exactly when the record is valid.
     """
+    walk = _walker(contract.fields)
     errors = tuple(rule for rule in contract.rules if rule.severity == "error")
     warnings = tuple(rule for rule in contract.rules if rule.severity == "warning")
 
@@ -249,8 +311,10 @@ def checker(contract: Contract) -> Callable[[bytes | None, int], Checked]:
         if document is None:
             return Checked(values={}, reasons=[wrong or "/: not JSON"])
         reasons: list[str] = []
-        values, rescued = _walk(contract.fields, document, (), arrival_us, reasons)
-        reasons += [f"{_pointer(rule.path)}: missing ({rule.name})" for rule in errors if _broken(rule, document)]
+        values, rescued = walk(document, arrival_us, reasons)
+        for rule in errors:
+            if _broken(rule, document):
+                reasons.append(f"{_pointer(rule.path)}: missing ({rule.name})")
         checked = Checked(values=values)
         if contract.samples:
             numbers: dict[str, float] = {}

@@ -152,20 +152,21 @@ class GoldFold:
         c.register("rows", rows.select(a.inputs))
         keys = ", ".join(f"{expression} as {name}" for name, (_, expression) in a.keys.items())
         c.execute(f"create or replace temp table keyed as select {keys}, * from rows where {a.where}")
-        if not c.execute("select count(*) from keyed").fetchall()[0][0]:
-            return None
         oldest = arrival - self.horizon
         cold = f"{a.window} < timestamptz '{oldest.isoformat()}'" if a.folds else "true"
+        windows = c.execute(f"select {a.window}, {cold} as cold from keyed group by all").to_arrow_table()
+        if not windows.num_rows:
+            return None
+        before, removes = self.buckets.rows(set(self.buckets.numbers(windows).to_pylist()))
+        c.register("before", before)
+        old = pc.any(windows.column("cold")).as_py()
         parts = []
         members = None
-        before, removes = self.buckets.rows(self._touched())
-        c.register("before", before)
         if a.folds:
-            delta, members = self._delta(f"not ({cold})")
-            c.register("delta", delta)
-            parts.append(c.execute(self._merged()).to_arrow_table())
-        touched = c.execute(f"select distinct {', '.join(a.keys)} from keyed where {cold}").to_arrow_table()
-        if touched.num_rows:
+            changed, members = self._folded(f"(select * from keyed where not ({cold}))" if old else "keyed")
+            parts.append(changed)
+        if old:
+            touched = c.execute(f"select distinct {', '.join(a.keys)} from keyed where {cold}").to_arrow_table()
             parts.append(self._recomputed(touched, silver_version))
         schema = a.table.arrow
         changed = pa.concat_tables([part.select(schema.names).cast(schema) for part in parts])
@@ -194,43 +195,35 @@ class GoldFold:
         """After the batch's commit."""
         self.buckets.put({b: (rows, change.owners[b]) for b, rows in change.files}, change.removes)
 
-    def _touched(self) -> set[int]:
-        rows = self.connection.execute(f"select distinct {self.aggregate.window} from keyed").to_arrow_table()
-        return set(self.buckets.numbers(rows).to_pylist())
+    def _folded(self, batch: str) -> tuple[pa.Table, Any]:
+        """The keys that a relation of keyed rows touches, as they are with it; the members that it is first to name.
 
-    def _delta(self, where: str) -> tuple[pa.Table, Any]:
-        """The batch alone, aggregated; distinct measures count only members never seen under their key."""
+        Distinct measures count only members never seen under their key.
+        """
         a, c = self.aggregate, self.connection
         keys = list(a.keys)
-        c.execute(f"create or replace temp table fresh as select * from keyed where {where}")
-        totals = ", ".join(
-            f"{m.total('duckdb')} as {m.name}" for m in a.measures if isinstance(m, Sum | Extreme | Mean)
-        )
-        c.execute(
-            f"create or replace temp table delta_base as select {', '.join(f'fresh.{k}' for k in keys)}"
-            f"{', ' + totals if totals else ''} from fresh group by all"
-        )
-        columns, joins, members = ["delta_base.*"], "", []
+        totals = [f"{m.total('duckdb')} as {m.name}" for m in a.measures if isinstance(m, Sum | Extreme | Mean)]
+        columns, joins, members = ["totals.*"], "", []
         for measure in (m for m in a.measures if isinstance(m, Distinct)):
-            found = members_of(c, a, measure, "fresh")
+            found = members_of(c, a, measure, batch)
             digests = digest_array(found.column("digest"))
             new = self.index.times(digests) < 0
             members.append(digests[new])
             c.register(f"new_{measure.name}", found.filter(pa.array(new)).drop_columns(["digest"]))
-            on = " and ".join(f"delta_base.{k} is not distinct from n_{measure.name}.{k}" for k in keys)
+            on = " and ".join(f"totals.{k} is not distinct from n_{measure.name}.{k}" for k in keys)
             joins += (
                 f" left join (select {', '.join(keys)}, count(*) as n from new_{measure.name} group by all) "
                 f"as n_{measure.name} on {on}"
             )
             columns.append(f"coalesce(n_{measure.name}.n, 0) as {measure.name}")
-        delta = c.execute(f"select {', '.join(columns)} from delta_base{joins}").to_arrow_table()
-        return delta, (np.concatenate(members) if members else None)
-
-    def _merged(self) -> str:
-        a = self.aggregate
         on = " and ".join(f"delta.{key} is not distinct from before.{key}" for key in _quoted(a))
         out = ", ".join([f"delta.{key}" for key in _quoted(a)] + [f"{_fold(m)} as {m.name}" for m in a.measures])
-        return f"select {out} from delta left join before on {on}"
+        changed = c.execute(
+            f"with totals as (select {', '.join([*keys, *totals])} from {batch} as batch group by all), "
+            f"delta as (select {', '.join(columns)} from totals{joins}) "
+            f"select {out} from delta left join before on {on}"
+        ).to_arrow_table()
+        return changed, (np.concatenate(members) if members else None)
 
     def _recomputed(self, touched: pa.Table, silver_version: int) -> pa.Table:
         """The touched keys from all their silver rows: those before the batch, and the batch's own."""

@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.contracts import Contract, contracts
@@ -29,6 +29,8 @@ from lakehouse.sources.topics import create_topics
 log = logging.getLogger("lakehouse.stream")
 STOP_WITHIN = 60.0
 """Seconds that a batch is given to end."""
+STORES_WAIT = 60.0
+"""Seconds that a store's next batch waits while the ingest has a backlog: the tables come first."""
 
 
 class StreamFailed(Exception):
@@ -58,6 +60,8 @@ class Stream:
         self.queries: list[StreamingQuery] = []
         self.writers: dict[str, DeltaWriter] = {}
         self.stopping = threading.Event()
+        self.caught_up = threading.Event()
+        self.caught_up.set()
         self.stores: dict[str, StoreQuery] = {}
         self.ingests: list[Batches] = []
 
@@ -148,6 +152,12 @@ class Stream:
         )
         if until_drained:
             return writer.trigger(availableNow=True).start()
+        # The ledger says where a run goes on, so nobody waits for Spark to write down how far it is.
+        writer = (
+            writer.option("asyncProgressTrackingEnabled", "true")
+            .option("asyncProgressTrackingCheckpointIntervalMs", "60000")
+            .option("_asyncProgressTrackingOverrideSinkSupportCheck", "true")
+        )
         return writer.trigger(
             processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds"
         ).start()
@@ -170,9 +180,11 @@ class Stream:
         """
         active = {query.name: time.monotonic() for query in self.queries}
         batches: dict[str, Any] = {}
+        full = 0.9 * self.settings.stream.max_records_per_batch
         while not self.stopping.wait(poll):
             for store in self.stores.values():
                 store.keep_running()
+            behind = False
             for query in self.queries:
                 if not query.isActive:
                     error = query.exception()
@@ -181,6 +193,7 @@ class Stream:
                     active.pop(query.name, None)
                     continue
                 latest = query.lastProgress
+                behind |= (latest or {}).get("numInputRows", 0) >= full
                 now = (latest or {}).get("batchId"), query.status["isTriggerActive"]
                 # A query that waits for data is well; one whose trigger runs without end is not.
                 if not now[1] or batches.get(query.name) != now:
@@ -188,6 +201,7 @@ class Stream:
                 batches[query.name] = now
                 if time.monotonic() - active[query.name] > self.settings.stream.stall_after.total_seconds():
                     raise StreamFailed(f"{query.name}: no progress for {self.settings.stream.stall_after}; see its log")
+            self.caught_up.clear() if behind else self.caught_up.set()
             for ingest in self.ingests:
                 # A failed batch is raised by the next one's call, which may be long in coming.
                 if failure := ingest.failure():
@@ -204,6 +218,7 @@ class Stream:
             TimeoutError: a batch does not end.
         """
         self.stopping.set()
+        self.caught_up.set()
         for ingest in self.ingests:
             ingest.close(STOP_WITHIN)
         followers = [store.query for store in self.stores.values() if store.query is not None]
@@ -237,10 +252,15 @@ class StoreQuery:
         settings = self.stream.settings
         try:
             source, write = FANOUT[self.name](self.stream.spark, settings)
+
+            def write_in_turn(batch: DataFrame, batch_id: int) -> None:
+                self.stream.caught_up.wait(STORES_WAIT)
+                write(batch, batch_id)
+
             self.query = (
                 source.writeStream.queryName(self.name)
                 .option("checkpointLocation", f"{settings.root}/_checkpoints/{self.name}/g1")
-                .foreachBatch(write)
+                .foreachBatch(write_in_turn)
                 .trigger(processingTime=f"{settings.stream.fanout_trigger // timedelta(milliseconds=1)} milliseconds")
                 .start()
             )

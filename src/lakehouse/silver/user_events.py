@@ -28,7 +28,7 @@ TABLE = Table(
 
 def row(record: Checked, contract: Contract) -> list[Any]:
     """The parsed columns of one valid event."""
-    return [*[record.values[field.column] for field in contract.fields], record.rescued]
+    return [*record.values.values(), record.rescued]
 
 
 def user_events(bronze: DataFrame, contract: Contract) -> DataFrame:
