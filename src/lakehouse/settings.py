@@ -76,6 +76,8 @@ class Stream(_Part):
 
     engine: Literal["fused", "separate"] = "fused"
     trigger: timedelta = timedelta(milliseconds=500)
+    cut_every: timedelta = timedelta(seconds=1)
+    """How often the fused engine brings gold and the ledger up to silver, at most."""
     fanout_trigger: timedelta = timedelta(seconds=20)
     max_records_per_batch: int = 100_000
     stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")

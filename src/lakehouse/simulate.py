@@ -970,7 +970,7 @@ def simulate(
         raise SimulationError("rate must be above 0; duration, history and history_records must not be negative")
     if transport is None:
         require_topics(settings, [prefix + topic for topic in TOPICS])
-        transport = producer(settings)
+        transport = producer(settings, **{"linger.ms": 20})  # fewer, larger requests
     begin = start or datetime.now(UTC)
     begin_us = int(begin.timestamp()) * SECOND + begin.microsecond
     parameters: dict[str, Any] = {

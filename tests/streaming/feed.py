@@ -19,7 +19,7 @@ from lakehouse.runtime.fused import FusedPass, Ingest, arrow
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.settings import Settings
-from lakehouse.silver.checked import checked_together, of_topic
+from lakehouse.silver.checked import CheckedTogether, of_topic
 from lakehouse.sinks.delta import DataFile, DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 
@@ -58,7 +58,7 @@ def kafka(spark: SparkSession, records: Iterable[Record]) -> DataFrame:
 def checked(spark: SparkSession, batches: Sequence[Sequence[Record]]) -> list[dict[str, pa.Table]]:
     """Each batch's checked rows by topic, as `Ingest` hands them to the passes; one Spark job for all."""
     every = [record for batch in batches for record in batch]
-    together = arrow(checked_together(landed(kafka(spark, every)), PARSERS))
+    together = arrow(CheckedTogether(PARSERS)(landed(kafka(spark, every))))
     out = []
     for batch in batches:
         places = {(r.topic, r.partition, r.offset) for r in batch}
@@ -98,7 +98,7 @@ class Run:
     def __post_init__(self) -> None:
         self.lake, self.storage = Lake(self.settings), Storage(self.spark, self.settings.home / "tmp")
 
-    def start(self, flush_rows: int = 200_000) -> Run:
+    def start(self, flush_rows: int = 200_000, cut_every: timedelta = timedelta(0)) -> Run:
         created = create_tables(self.storage, self.lake)
         self.writers = {n: Mortal(self.storage, w.table, w.uri, w.version) for n, w in created.items()}
         progress = roll_back(self.lake, self.writers)
@@ -109,7 +109,7 @@ class Run:
             self.passes[flow.topic] = FusedPass(
                 flow, contract, self.lake, self.writers, index, progress[flow.topic], contract.duplicate_horizon
             )
-        self.fused = Ingest(self.passes, self.writers, 2)
+        self.fused = Ingest(self.passes, self.writers, 2, cut_every)
         return self
 
     def ingest(self, *batches: Sequence[Record]) -> None:

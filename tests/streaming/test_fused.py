@@ -23,7 +23,7 @@ from lakehouse.runtime.rebuild import rebuild
 from lakehouse.runtime.recovery import RecoveryError
 from lakehouse.settings import Hdfs, Settings
 from lakehouse.sources.lake import LakeError
-from tests.streaming.feed import Record, Run, again, checked, event, history, log, metric, split
+from tests.streaming.feed import Cut, Record, Run, again, checked, event, history, log, metric, split
 
 AT = datetime(2026, 10, 1, 12, 0, 30, tzinfo=UTC)
 RECENT = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=5)
@@ -193,6 +193,55 @@ def crashed(run: Run, batches: list[dict[str, pa.Table]]) -> Run:
     run.start().feed(batches[0])
     run.die(batches[1], LATE)
     return run
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_silver_is_ahead_until_a_cut_holds_all_that_landed(run: Run, batches: list[dict[str, pa.Table]]) -> None:
+    run.start(cut_every=HOUR).feed(*batches)
+    before = {topic: cut.seq for topic, cut in run.lake.cuts().items()}
+    held = {flow.topic: run.counts(flow.topic)[0] for flow in FLOWS}
+    run.fused.rest()
+    run.fused.written()
+    assert set(before.values()) == {1} == {cut.seq for cut in run.lake.cuts().values()}, "a cut before it was due"
+    run.fused.rest(wholly=True)
+    run.fused.written()
+    for flow in FLOWS:
+        sent = [batch[flow.topic].num_rows for batch in batches]
+        assert held[flow.topic] == sent[0]
+        assert run.counts(flow.topic)[0] == sum(sent) == len(run.rows(flow.bronze.name))
+    assert {cut.seq for cut in run.lake.cuts().values()} == {2}
+    assert_gold_is_its_recomputation(run)
+
+
+def test_a_repetition_within_a_cut_is_a_duplicate(run: Run) -> None:
+    first = Record("user-events", 0, 0, AT, event(AT, "same"))
+    other = Record("user-events", 0, 1, AT, event(AT, "other"))
+    run.start(cut_every=HOUR).feed(*checked(run.spark, [[other], [again(first, 2)], [again(first, 3, MINUTE)]]))
+    run.fused.rest(wholly=True)
+    run.fused.written()
+    assert places(run) == [(0, 1), (0, 2)]
+    assert run.counts("user-events") == (3, 2, 0, 1)
+
+
+def test_what_landed_without_a_cut_is_taken_back_and_landed_again(
+    run: Run, batches: list[dict[str, pa.Table]], undisturbed: dict[str, list[str]]
+) -> None:
+    run.start(cut_every=HOUR).feed(*batches)
+    run.start().feed(*batches)
+    assert run.contents() == undisturbed
+
+
+def test_nothing_is_cut_after_a_failure(run: Run, batches: list[dict[str, pa.Table]]) -> None:
+    run.start(cut_every=HOUR).feed(batches[0])
+    run.writers["silver.service_logs"].dies = "before"
+    run.fused._begin(lambda: run.fused.write(batches[1], 0.0))
+    with pytest.raises(Cut):
+        run.fused.written()
+    run.fused.rest(wholly=True)
+    assert isinstance(run.fused.writing.exception(60), Cut)
+    assert {cut.seq for cut in run.lake.cuts().values()} == {1}
 
 
 def test_compaction_between_crash_and_restart_changes_nothing(

@@ -208,9 +208,7 @@ def _walker(fields: tuple[Field, ...], path: tuple[str, ...] = ()) -> Walk:
     ]
     names = frozenset(field.name for field in fields)
 
-    def walk(
-        document: dict[str, Any], arrival_us: int, reasons: list[str]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def walk(document: dict[str, Any], arrival_us: int, reasons: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         values: dict[str, Any] = {}
         rescued: dict[str, Any] = {}
         get = document.get

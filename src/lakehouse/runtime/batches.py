@@ -38,6 +38,9 @@ class Batches(ABC):
         if self.writing is not None:
             self.writing.result()
 
+    def rest(self, wholly: bool = False) -> None:  # noqa: B027 - not every engine leaves something for later
+        """Begin what is due though no batch comes; ``wholly``: whatever is left to do. Called now and then."""
+
     def failure(self) -> BaseException | None:
         """What the last batch failed with after its call returned, if it has."""
         return self.writing.exception() if self.writing is not None and self.writing.done() else None
@@ -52,6 +55,7 @@ class Batches(ABC):
             raise TimeoutError(f"a batch did not end within {timeout:.0f} s")
         self._closed = True
         self._lock.release()
+        self.rest(wholly=True)
         if self.writing is not None:
             self.writing.exception(timeout)
 

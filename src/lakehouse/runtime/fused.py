@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
 from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
-from lakehouse.silver.checked import checked_together, of_topic
+from lakehouse.silver.checked import CheckedTogether, of_topic
 from lakehouse.sinks.delta import DataFile, DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
@@ -74,13 +75,29 @@ class Ingest(Batches):
     One query instead of one a topic, and one commit to each table that topics share: on two cores, what a micro-batch
     costs besides its records is most of its time. While a batch is written, Spark reads and checks the next. It then
     counts the first as done, which the ledger does not: a restart begins at the ledger's ends.
+
+    Bronze and silver are written with every micro-batch. Gold, what topics share and the ledger follow in a cut, at
+    most every ``cut_every``: a batch of the ledger may hold several of Spark's. After a failure nothing more is done.
     """
 
-    def __init__(self, passes: dict[str, FusedPass], writers: dict[str, DeltaWriter], workers: int):
+    def __init__(
+        self,
+        passes: dict[str, FusedPass],
+        writers: dict[str, DeltaWriter],
+        workers: int,
+        cut_every: timedelta = timedelta(0),
+    ):
         super().__init__()
-        self.passes, self.writers, self.workers = passes, writers, workers
+        self.passes, self.writers, self.workers, self.cut_every = passes, writers, workers, cut_every
+        self.parsers = {topic: one.flow.parse for topic, one in passes.items()}
+        self.check = CheckedTogether(self.parsers)
         self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self.landed_since: float | None = None
+        """When the first micro-batch since the last cut began, by the monotonic clock."""
+        self.last_cut = 0.0
+        self.failed: BaseException | None = None
+        self._beginning = Lock()
 
     def take(self, batch: DataFrame) -> None:
         """Check one micro-batch of Kafka's records and begin to write it, once the one before is everywhere.
@@ -89,23 +106,51 @@ class Ingest(Batches):
             Exception: what the batch before failed with; nothing of this one has been written.
         """
         started = time.monotonic()
-        parsers = {topic: one.flow.parse for topic, one in self.passes.items()}
-        together = arrow(checked_together(landed(batch).coalesce(self.workers), parsers))
+        together = arrow(self.check(landed(batch).coalesce(self.workers)))
         present = set(pc.unique(together.column("topic")).to_pylist())
-        checked = {topic: of_topic(together, topic, p) for topic, p in parsers.items() if topic in present}
+        checked = {topic: of_topic(together, topic, p) for topic, p in self.parsers.items() if topic in present}
         self.written()
-        self.writing = self.writer.submit(self.write, checked, started)
+        self._begin(partial(self.write, checked, started))
+
+    def rest(self, wholly: bool = False) -> None:
+        """Begin a cut if one is due; ``wholly``: if anything has landed."""
+        if self.landed_since is not None and (wholly or (self._due() and self.writing and self.writing.done())):
+            self._begin(lambda: self.cut() if wholly or self._due() else None)
+
+    def _begin(self, job: Callable[[], None]) -> None:
+        def run() -> None:
+            if self.failed:
+                raise self.failed
+            try:
+                job()
+            except BaseException as error:
+                self.failed = error
+                raise
+
+        with self._beginning:
+            self.writing = self.writer.submit(run)
+
+    def _due(self) -> bool:
+        return self.landed_since is not None and time.monotonic() - self.last_cut >= self.cut_every.total_seconds()
 
     def write(self, checked: dict[str, pa.Table], started: float) -> None:
-        """Write one micro-batch of checked records: each topic's tables, then those that they share, the ledger last.
+        """Write one micro-batch of checked records to bronze and silver, and all the rest if a cut is due.
 
         ``started`` is when the batch began, by the monotonic clock.
         """
-        now = datetime.now(UTC)
-        found = side_by_side(self.pool, [partial(self.passes[topic].write, rows) for topic, rows in checked.items()])
-        written = [one for one in found if one is not None]
-        if not written:
+        landed = side_by_side(self.pool, [partial(self.passes[topic].land, rows) for topic, rows in checked.items()])
+        if any(landed) and self.landed_since is None:
+            self.landed_since = started
+        if self._due():
+            self.cut()
+
+    def cut(self) -> None:
+        """Write what has landed since the last cut to gold and to the tables that topics share, the ledger last."""
+        if self.landed_since is None:
             return
+        now = datetime.now(UTC)
+        found = side_by_side(self.pool, [one.fold for one in self.passes.values()])
+        written = [one for one in found if one is not None]
         bad = pa.concat_tables([_quarantined(one.split, now) for one in written])
         changes = pa.concat_tables(
             [changed_rows(one.topic, one.seq, one.touched, self.writers) for one in written if one.touched]
@@ -113,10 +158,11 @@ class Ingest(Batches):
         )
         shared = ((quarantine.TABLE, bad), (CHANGES, changes))
         side_by_side(self.pool, [partial(self._append, table, rows) for table, rows in shared if rows.num_rows])
-        ledgers = [self.passes[one.topic].ledger(one, started) for one in written]
+        ledgers = [self.passes[one.topic].ledger(one, self.landed_since) for one in written]
         self._append(LEDGER, pa.concat_tables(ledgers))
         for one, ledger in zip(written, ledgers, strict=True):
             self.passes[one.topic].done(one, ledger)
+        self.landed_since, self.last_cut = None, time.monotonic()
 
     def _append(self, table: Table, rows: pa.Table) -> None:
         append(INGEST, self.writers[table.name], rows)
@@ -132,7 +178,9 @@ def append(query: str, writer: DeltaWriter, rows: pa.Table, perform: Perform = e
 
 
 class FusedPass:
-    """Everything that a batch of one topic does. One instance serves one run; after any error make a new one.
+    """Everything that a batch of one topic does: ``land`` some micro-batches, ``fold`` them, be ``done``.
+
+    One instance serves one run; after any error make a new one.
 
     Guarantee: every effect is a set of rows at absolute values or under Kafka's coordinates; a batch that died half
     way is rolled back by ``runtime/recovery.py`` before its repetition, one that reached the ledger is skipped.
@@ -162,17 +210,41 @@ class FusedPass:
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
         self.files_pool = ThreadPoolExecutor(4, thread_name_prefix=f"{flow.topic}-files")
         self.flushed_at = time.monotonic()
+        self.read = dict(progress.ends)
+        """The end of every partition, with what has landed since the last cut."""
+        self.landed: list[tuple[Split, pa.Table]] = []
+        self.silver_before = silver_version
 
-    def write(self, checked: pa.Table) -> Written | None:
-        """Write one micro-batch of checked records of this topic to its own tables; None where none is new."""
-        checked = self._unseen_offsets(checked)
-        return self._write(self._split(checked)) if checked.num_rows else None
+    def land(self, checked: pa.Table) -> bool:
+        """Write one micro-batch of checked records of this topic to bronze and silver; False where none is new."""
+        rows = self._unseen_offsets(checked)
+        if not rows.num_rows:
+            return False
+        split = self._split(rows)
+        silver = self._silver(rows.filter(pa.array(split.accepted)))
+        if not self.landed:
+            self.silver_before = self.writers[self.flow.silver.name].version
+        parts = [(self.flow.bronze, rows.select(COLUMNS.names)), (self.flow.silver, silver)]
+        side_by_side(
+            self.pool,
+            [
+                partial(append, self.flow.topic, self.writers[table.name], part)
+                for table, part in parts
+                if part.num_rows
+            ],
+        )
+        self.index.add(split.keys, split.times)
+        self.landed.append((split, silver))
+        partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
+        for partition in np.unique(partitions).tolist():
+            self.read[partition] = int(offsets[partitions == partition].max()) + 1
+        return True
 
     def _unseen_offsets(self, rows: pa.Table) -> pa.Table:
-        """Without what an earlier run has already put into the ledger; in the order in which records count."""
+        """Without what has landed already; in the order in which records count."""
         partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
         keep = np.ones(rows.num_rows, dtype=bool)
-        for partition, end in self.progress.ends.items():
+        for partition, end in self.read.items():
             keep &= (partitions != partition) | (offsets >= end)
         if not keep.all():
             rows = rows.filter(pa.array(keep))
@@ -256,18 +328,19 @@ class FusedPass:
             rows = rows.set_column(at, "event_id", pc.coalesce(rows.column("event_id"), coordinates))
         return rows.select(table.schema.names).cast(table.arrow)
 
-    def _write(self, split: Split) -> Written:
-        flow, query = self.flow, self.flow.topic
-        rows = split.rows
-        arrival = rows.column("timestamp")[-1].as_py()
-        silver_before = self.writers[flow.silver.name].version
-        silver = self._silver(rows.filter(pa.array(split.accepted)))
-        bronze = rows.select(COLUMNS.names)
+    def fold(self) -> Written | None:
+        """Bring gold up to what has landed since the last cut; None where nothing has."""
+        if not self.landed:
+            return None
+        query = self.flow.topic
+        split = Split.of([split for split, _ in self.landed])
+        silver = pa.concat_tables([rows for _, rows in self.landed])
+        arrival = _time(split.arrivals.max())
         changes: dict[str, Change] = {}
         touched: dict[str, pa.Table] = {}
 
         def fold_gold(fold: GoldFold) -> None:
-            change = fold.fold(silver, arrival, silver_before)
+            change = fold.fold(silver, arrival, self.silver_before)
             if change is None:
                 return
             changes[fold.aggregate.name], touched[fold.aggregate.name] = change, change.rows
@@ -288,13 +361,12 @@ class FusedPass:
 
             perform(query, trending_posts.TABLE.name, lambda: trending.writer.stage(snapshot), commit)
 
-        jobs: list[Callable[[], None]] = [partial(append, query, self.writers[flow.bronze.name], bronze)]
+        jobs: list[Callable[[], None]] = []
         if silver.num_rows:
-            jobs.insert(0, partial(append, query, self.writers[flow.silver.name], silver))
             jobs += [partial(fold_gold, fold) for fold in self.folds]
             jobs += [partial(fold_trending, self.trending)] if self.trending else []
         side_by_side(self.pool, jobs)
-        return Written(flow.topic, self.progress.seq + 1, split, changes, touched)
+        return Written(self.flow.topic, self.progress.seq + 1, split, changes, touched)
 
     def ledger(self, written: Written, started: float) -> pa.Table:
         """The ledger's rows of a batch whose tables are all written: one a partition."""
@@ -339,14 +411,13 @@ class FusedPass:
 
     def done(self, written: Written, ledger: pa.Table) -> None:
         """After the ledger's commit: what the batch changed is remembered for the next."""
-        split = written.split
-        newest = int(split.arrivals.max())
+        newest = int(written.split.arrivals.max())
+        self.landed = []
         for fold in self.folds:
             if change := written.changes.get(fold.aggregate.name):
                 fold.done(change)
                 if change.members is not None and len(change.members):
                     self.index.add(change.members, np.full(len(change.members), newest))
-        self.index.add(split.keys, split.times)
         rows = ledger.select(["partition", "end_offset", "versions"]).to_pylist()
         self.progress.seq, self.progress.versions = written.seq, dict(rows[0]["versions"])
         self.progress.ends |= {r["partition"]: r["end_offset"] for r in rows}
@@ -370,6 +441,17 @@ class Split:
     arrivals: Any
     keys: Any
     times: Any
+
+    @staticmethod
+    def of(parts: list[Split]) -> Split:
+        """Several as one."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("valid", "accepted", "arrivals", "keys", "times")
+        }
+        return Split(rows=pa.concat_tables([part.rows for part in parts]), **arrays)
 
 
 @dataclass

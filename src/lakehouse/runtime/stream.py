@@ -80,7 +80,9 @@ class Stream:
                 self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
         else:
             passes = {flow.topic: self._fused(flow, progress[flow.topic]) for flow in FLOWS}
-            ingest = Ingest(passes, self.writers, self.settings.spark.shuffle_partitions)
+            ingest = Ingest(
+                passes, self.writers, self.settings.spark.shuffle_partitions, self.settings.stream.cut_every
+            )
             self.ingests.append(ingest)
             self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 
@@ -206,6 +208,7 @@ class Stream:
                 # A failed batch is raised by the next one's call, which may be long in coming.
                 if failure := ingest.failure():
                     raise StreamFailed(f"{INGEST}: {_cause(failure)}")
+                ingest.rest(wholly=not active)
             if not active:
                 for ingest in self.ingests:
                     ingest.written()

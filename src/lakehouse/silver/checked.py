@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from zipimport import zipimporter
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import PythonEvalType, pandas_udf
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakehouse.bronze.landed import COLUMNS
@@ -21,6 +24,8 @@ from lakehouse.tables import columns
 
 FLAGS = columns("_identity string, _reasons array<string>, _warnings array<string>")
 """Identity within the topic (null: topic/partition/offset names it), errors (null: valid) and warnings (null: none)."""
+
+_KEPT = to_arrow_schema(COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def _judged(batch: pa.RecordBatch, parser: Parser, judge: Callable[[bytes | None
 
 
 def _kept(batch: pa.RecordBatch) -> list[pa.Array]:
-    schema = to_arrow_schema(COLUMNS)
+    schema = _KEPT
     return [batch.column(name).cast(schema.field(name).type) for name in COLUMNS.names]
 
 
@@ -84,32 +89,52 @@ def forget_archives() -> None:
             del sys.path_importer_cache[path]
 
 
-def checked_together(bronze: DataFrame, parsers: dict[str, Parser]) -> DataFrame:
+@cache
+def _unpacked(packed: bytes) -> tuple[dict[str, Parser], dict[str, Callable[[bytes | None, int], Checked]], pa.Schema]:
+    """Parsers, their checks and the result's schema: once a worker, not once a task."""
+    parsers: dict[str, Parser] = pickle.loads(packed)
+    return parsers, {t: checker(p.contract) for t, p in parsers.items()}, to_arrow_schema(_together(parsers))
+
+
+def _together(parsers: dict[str, Parser]) -> T.StructType:
+    structs = [T.StructField(topic, parser.shape) for topic, parser in parsers.items()]
+    return T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
+
+
+class CheckedTogether:
     """Bronze rows of several topics -> the same rows, one struct column a topic and :data:`FLAGS`, in one job.
 
-    The struct is named as the topic; :func:`of_topic` takes a topic's rows out again.
+    The struct is named as the topic; :func:`of_topic` takes a topic's rows out again. It is ``mapInArrow`` with a
+    function that is made once, for any number of batches: to pickle and register it anew took longer than a small
+    batch's records.
     """
-    structs = [T.StructField(topic, parser.shape) for topic, parser in parsers.items()]
-    out = T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
 
-    def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        forget_archives()
-        schema = to_arrow_schema(out)
-        judges = {topic: checker(parser.contract) for topic, parser in parsers.items()}
-        for batch in batches:
-            for topic in pc.unique(batch.column("topic")).to_pylist():
-                part = batch.filter(pc.equal(batch.column("topic"), topic))
-                arrays = _judged(part, parsers[topic], judges[topic])
-                fields = list(to_arrow_schema(parsers[topic].shape))
-                own = pa.StructArray.from_arrays(arrays[: len(fields)], fields=fields)
-                others = [own if t == topic else pa.nulls(part.num_rows, schema.field(t).type) for t in parsers]
-                yield pa.RecordBatch.from_arrays([*_kept(part), *others, *arrays[len(fields) :]], schema=schema)
+    def __init__(self, parsers: dict[str, Parser]):
+        packed = pickle.dumps(parsers)
 
-    return bronze.selectExpr(*COLUMNS.names).mapInArrow(check, out)
+        def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            forget_archives()
+            parsers, judges, schema = _unpacked(packed)
+            for batch in batches:
+                for topic in pc.unique(batch.column("topic")).to_pylist():
+                    part = batch.filter(pc.equal(batch.column("topic"), topic))
+                    arrays = _judged(part, parsers[topic], judges[topic])
+                    own_type = schema.field(topic).type
+                    fields = list(own_type)
+                    own = pa.StructArray.from_arrays(arrays[: len(fields)], fields=fields)
+                    others = [own if t == topic else pa.nulls(part.num_rows, schema.field(t).type) for t in parsers]
+                    yield pa.RecordBatch.from_arrays([*_kept(part), *others, *arrays[len(fields) :]], schema=schema)
+
+        function: Any = pandas_udf(check, _together(parsers), PythonEvalType.SQL_MAP_ARROW_ITER_UDF)  # type: ignore[call-overload]
+        self._expression = function(*COLUMNS.names)._jc.expr()
+
+    def __call__(self, bronze: DataFrame) -> DataFrame:
+        """Check bronze rows, whose columns are :data:`COLUMNS`."""
+        return DataFrame(bronze._jdf.pythonMapInArrow(self._expression, False), bronze.sparkSession)
 
 
 def of_topic(together: pa.Table, topic: str, parser: Parser) -> pa.Table:
-    """One topic's rows of :func:`checked_together`, in the shape of :func:`checked`."""
+    """One topic's rows of :class:`CheckedTogether`, in the shape of :func:`checked`."""
     rows = together.filter(pc.equal(together.column("topic"), topic)).combine_chunks()
     struct = rows.column(topic)
     names = parser.shape.names
