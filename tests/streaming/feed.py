@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -15,11 +17,11 @@ from pyspark.sql import DataFrame, SparkSession
 from lakehouse.bronze.landed import landed
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, TABLES
-from lakehouse.runtime.fused import FusedPass, Ingest, arrow
+from lakehouse.runtime.fused import FusedPass, Ingest
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.settings import Settings
-from lakehouse.silver.checked import CheckedTogether, of_topic
+from lakehouse.silver.checked import CheckedTogether
 from lakehouse.sinks.delta import DataFile, DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 
@@ -58,13 +60,16 @@ def kafka(spark: SparkSession, records: Iterable[Record]) -> DataFrame:
 def checked(spark: SparkSession, batches: Sequence[Sequence[Record]]) -> list[dict[str, pa.Table]]:
     """Each batch's checked rows by topic, as `Ingest` hands them to the passes; one Spark job for all."""
     every = [record for batch in batches for record in batch]
-    together = arrow(CheckedTogether(PARSERS)(landed(kafka(spark, every))))
+    with TemporaryDirectory() as scratch:
+        by_topic = CheckedTogether(PARSERS, Path(scratch) / "checked")(landed(kafka(spark, every)))
     out = []
     for batch in batches:
         places = {(r.topic, r.partition, r.offset) for r in batch}
-        names = zip(*(together.column(n).to_pylist() for n in ("topic", "partition", "offset")), strict=True)
-        mine = together.filter(pa.array([name in places for name in names]))
-        out.append({t: of_topic(mine, t, p) for t, p in PARSERS.items() if any(r.topic == t for r in batch)})
+        parts = {}
+        for topic, rows in by_topic.items():
+            names = zip(*(rows.column(n).to_pylist() for n in ("topic", "partition", "offset")), strict=True)
+            parts[topic] = rows.filter(pa.array([name in places for name in names]))
+        out.append({topic: part for topic, part in parts.items() if part.num_rows})
     return out
 
 
@@ -109,7 +114,7 @@ class Run:
             self.passes[flow.topic] = FusedPass(
                 flow, contract, self.lake, self.writers, index, progress[flow.topic], contract.duplicate_horizon
             )
-        self.fused = Ingest(self.passes, self.writers, 2, cut_every)
+        self.fused = Ingest(self.passes, self.writers, 2, self.settings.home / "checked", cut_every)
         return self
 
     def ingest(self, *batches: Sequence[Record]) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -36,7 +37,7 @@ from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
 from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
-from lakehouse.silver.checked import CheckedTogether, of_topic
+from lakehouse.silver.checked import CheckedTogether
 from lakehouse.sinks.delta import DataFile, DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
@@ -85,12 +86,12 @@ class Ingest(Batches):
         passes: dict[str, FusedPass],
         writers: dict[str, DeltaWriter],
         workers: int,
+        scratch: Path,
         cut_every: timedelta = timedelta(0),
     ):
         super().__init__()
         self.passes, self.writers, self.workers, self.cut_every = passes, writers, workers, cut_every
-        self.parsers = {topic: one.flow.parse for topic, one in passes.items()}
-        self.check = CheckedTogether(self.parsers)
+        self.check = CheckedTogether({topic: one.flow.parse for topic, one in passes.items()}, scratch)
         self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.landed_since: float | None = None
@@ -106,9 +107,7 @@ class Ingest(Batches):
             Exception: what the batch before failed with; nothing of this one has been written.
         """
         started = time.monotonic()
-        together = arrow(self.check(landed(batch).coalesce(self.workers)))
-        present = set(pc.unique(together.column("topic")).to_pylist())
-        checked = {topic: of_topic(together, topic, p) for topic, p in self.parsers.items() if topic in present}
+        checked = self.check(landed(batch).coalesce(self.workers))
         self.written()
         self._begin(partial(self.write, checked, started))
 

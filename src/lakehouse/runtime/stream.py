@@ -79,10 +79,15 @@ class Stream:
                 self.ingests.append(one)
                 self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
         else:
+            master = self.spark.sparkContext.master
+            if not (master or "").startswith("local"):
+                raise StreamFailed(
+                    f"stream.engine fused runs on one machine, spark.master is {master}: set stream.engine to separate"
+                )
             passes = {flow.topic: self._fused(flow, progress[flow.topic]) for flow in FLOWS}
-            ingest = Ingest(
-                passes, self.writers, self.settings.spark.shuffle_partitions, self.settings.stream.cut_every
-            )
+            scratch = self.settings.home / "tmp" / "checked"
+            workers, cut_every = self.settings.spark.shuffle_partitions, self.settings.stream.cut_every
+            ingest = Ingest(passes, self.writers, workers, scratch, cut_every)
             self.ingests.append(ingest)
             self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipimport import zipimporter
 
 import pyarrow as pa
@@ -26,6 +31,7 @@ FLAGS = columns("_identity string, _reasons array<string>, _warnings array<strin
 """Identity within the topic (null: topic/partition/offset names it), errors (null: valid) and warnings (null: none)."""
 
 _KEPT = to_arrow_schema(COLUMNS)
+_FILES = pa.schema([("topic", pa.string()), ("file", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
 
     One pass of Arrow batches through Python workers; bytes pass through untouched.
     """
-    out = T.StructType([*COLUMNS.fields, *parser.shape.fields, *FLAGS.fields])
+    out = _shape(parser)
 
     def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         forget_archives()
@@ -90,58 +96,55 @@ def forget_archives() -> None:
 
 
 @cache
-def _unpacked(packed: bytes) -> tuple[dict[str, Parser], dict[str, Callable[[bytes | None, int], Checked]], pa.Schema]:
-    """Parsers, their checks and the result's schema: once a worker, not once a task."""
+def _unpacked(packed: bytes) -> dict[str, tuple[Parser, Callable[[bytes | None, int], Checked], pa.Schema]]:
+    """Each topic's parser, check, and schema of checked rows: once a worker, not once a task."""
     parsers: dict[str, Parser] = pickle.loads(packed)
-    return parsers, {t: checker(p.contract) for t, p in parsers.items()}, to_arrow_schema(_together(parsers))
+    return {
+        topic: (parser, checker(parser.contract), to_arrow_schema(_shape(parser))) for topic, parser in parsers.items()
+    }
 
 
-def _together(parsers: dict[str, Parser]) -> T.StructType:
-    structs = [T.StructField(topic, parser.shape) for topic, parser in parsers.items()]
-    return T.StructType([*COLUMNS.fields, *structs, *FLAGS.fields])
+def _shape(parser: Parser) -> T.StructType:
+    return T.StructType([*COLUMNS.fields, *parser.shape.fields, *FLAGS.fields])
 
 
 class CheckedTogether:
-    """Bronze rows of several topics -> the same rows, one struct column a topic and :data:`FLAGS`, in one job.
+    """Checks bronze rows of several topics in one Spark job, on the machine that wants them.
 
-    The struct is named as the topic; :func:`of_topic` takes a topic's rows out again. It is ``mapInArrow`` with a
-    function that is made once, for any number of batches: to pickle and register it anew took longer than a small
-    batch's records.
+    Workers leave the checked rows as Arrow files in ``scratch`` and tell their names: to bring them through the JVM,
+    row by row and back, took longer than to check them. It is ``mapInArrow`` with a function that is made once, for
+    any number of batches: to pickle and register it anew took longer than a small batch's records.
     """
 
-    def __init__(self, parsers: dict[str, Parser]):
-        packed = pickle.dumps(parsers)
+    def __init__(self, parsers: dict[str, Parser], scratch: Path):
+        packed, folder = pickle.dumps(parsers), str(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
 
         def check(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             forget_archives()
-            parsers, judges, schema = _unpacked(packed)
-            for batch in batches:
-                for topic in pc.unique(batch.column("topic")).to_pylist():
-                    part = batch.filter(pc.equal(batch.column("topic"), topic))
-                    arrays = _judged(part, parsers[topic], judges[topic])
-                    own_type = schema.field(topic).type
-                    fields = list(own_type)
-                    own = pa.StructArray.from_arrays(arrays[: len(fields)], fields=fields)
-                    others = [own if t == topic else pa.nulls(part.num_rows, schema.field(t).type) for t in parsers]
-                    yield pa.RecordBatch.from_arrays([*_kept(part), *others, *arrays[len(fields) :]], schema=schema)
+            names: dict[str, str] = {}
+            with ExitStack() as open_files:
+                writers: dict[str, pa.RecordBatchFileWriter] = {}
+                for batch in batches:
+                    for topic in pc.unique(batch.column("topic")).to_pylist():
+                        parser, judge, schema = _unpacked(packed)[topic]
+                        if topic not in writers:
+                            names[topic] = f"{folder}/{uuid4().hex}.arrow"
+                            writers[topic] = open_files.enter_context(pa.ipc.new_file(names[topic], schema))
+                        part = batch.filter(pc.equal(batch.column("topic"), topic))
+                        arrays = [*_kept(part), *_judged(part, parser, judge)]
+                        writers[topic].write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            yield pa.RecordBatch.from_pydict({"topic": [*names], "file": [*names.values()]}, schema=_FILES)
 
-        function: Any = pandas_udf(check, _together(parsers), PythonEvalType.SQL_MAP_ARROW_ITER_UDF)  # type: ignore[call-overload]
+        function: Any = pandas_udf(check, "topic string, file string", PythonEvalType.SQL_MAP_ARROW_ITER_UDF)  # type: ignore[call-overload]
         self._expression = function(*COLUMNS.names)._jc.expr()
 
-    def __call__(self, bronze: DataFrame) -> DataFrame:
-        """Check bronze rows, whose columns are :data:`COLUMNS`."""
-        return DataFrame(bronze._jdf.pythonMapInArrow(self._expression, False), bronze.sparkSession)
-
-
-def of_topic(together: pa.Table, topic: str, parser: Parser) -> pa.Table:
-    """One topic's rows of :class:`CheckedTogether`, in the shape of :func:`checked`."""
-    rows = together.filter(pc.equal(together.column("topic"), topic)).combine_chunks()
-    struct = rows.column(topic)
-    names = parser.shape.names
-    cells = [
-        pa.chunked_array([chunk.field(i) for chunk in struct.chunks], struct.type.field(i).type)
-        for i in range(len(names))
-    ]
-    kept = [*COLUMNS.names, *FLAGS.names]
-    # metrics have a "value" of their own only after their samples become rows, so names don't collide here
-    return pa.table([*[rows.column(n) for n in kept], *cells], names=[*kept, *names])
+    def __call__(self, bronze: DataFrame) -> dict[str, pa.Table]:
+        """Rows whose columns are :data:`COLUMNS` -> each present topic's, in the shape of :func:`checked`."""
+        done = DataFrame(bronze._jdf.pythonMapInArrow(self._expression, False), bronze.sparkSession)
+        parts: dict[str, list[pa.Table]] = {}
+        for topic, file in done.collect():
+            parts.setdefault(topic, []).append(pa.ipc.open_file(pa.memory_map(file)).read_all())
+            os.unlink(file)
+        return {topic: pa.concat_tables(tables) for topic, tables in parts.items()}
