@@ -552,13 +552,23 @@ def demo(
 
 @app.command()
 def bench(name: str, as_json: Json = False) -> None:
-    """Measure: `bench ingest` prints freshness, drain and batch times on this machine."""
+    """Measure on this machine: `ingest` (drain, freshness, against MERGE) or `history` (1 to 10 million events)."""
     settings = _settings()
     _java_home(settings)
     from lakehouse.bench import bench
 
     found = bench(settings, name)
-    _print_json(found) if as_json else _print_facts(found)
+    if as_json:
+        _print_json(found)
+        return
+    machine = found["machine"]
+    typer.echo(
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; "
+        f"commit {found['commit']}"
+    )
+    for figure in found["figures"]:
+        bound = "" if figure["bound"] is None else f"bound {figure['bound']:,g}: {'met' if figure['met'] else 'missed'}"
+        typer.echo(f"{figure['name']:<62} {figure['value']:>10,.2f} {figure['unit']:<10} {bound}".rstrip())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_every_kill_point_of_the_separate_engine(stack: Settings) -> None:
     topics = {flow.topic for flow in FLOWS}
     own = [effect for effect in effects("separate") if effect.partition(":")[0] in topics]
     assert own
-    die_at(stack, [f"{effect}:{moment}" for effect in own for moment in MOMENTS], LAKEHOUSE_STREAM__ENGINE="separate")
+    die_at(stack, [f"{effect}:{moment}" for effect in own for moment in MOMENTS], "separate")
 
 
 @pytest.mark.timeout(1800)
