@@ -86,6 +86,8 @@ class Stream(_Part):
     stall_after: timedelta = timedelta(minutes=2)
     compact_every: timedelta = timedelta(seconds=60)
     compact_above_files: int = 100
+    time_travel: timedelta = timedelta(days=1)
+    """For how long an older version of a table can be read: replaced files and log entries stay as long."""
 
 
 class Settings(BaseSettings):

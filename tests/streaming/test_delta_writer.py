@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lakehouse.sinks.delta import CommitConflict, DeltaWriter, Storage, statisti
 from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.tables import Table, columns
 
+DAY = timedelta(days=1)
 TABLE = Table(
     "silver.things",
     columns(
@@ -52,7 +53,7 @@ def rows(*found: dict[str, Any]) -> pa.Table:
 def writer(spark: SparkSession, base: Settings, tmp_path: Path) -> DeltaWriter:
     """A writer of a table of its own."""
     storage, uri = Storage(spark, base.home / "tmp"), f"file://{tmp_path}/things"
-    assert DeltaWriter.create(storage, TABLE, uri) and not DeltaWriter.create(storage, TABLE, uri)
+    assert DeltaWriter.create(storage, TABLE, uri, DAY) and not DeltaWriter.create(storage, TABLE, uri, DAY)
     return DeltaWriter(storage, TABLE, uri, 0)
 
 

@@ -1,13 +1,15 @@
 """Compaction beside the stream: small files become few, checkpoints and log clean-up keep opening a table cheap.
 
-Rows only move between files (``dataChange`` false), so streams and time travel are untouched; replaced files stay for
-the tables' ``delta.deletedFileRetentionDuration``. Silver is sorted by event time, so that file statistics let a
-reader of one minute skip nearly everything.
+Rows only move between files (``dataChange`` false), so streams and time travel are untouched. Files and log entries
+that only versions older than ``stream.time_travel`` need are deleted, which bounds what HDFS holds. Silver is sorted by
+event time, so that file statistics let a reader of one minute skip nearly everything.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +26,9 @@ SMALL_BYTES = 32 << 20
 GROUP_BYTES = 96 << 20
 """Compressed bytes that are rewritten at once; in memory they are some five times as much."""
 CHECKPOINT_EVERY = 60
+TIDY_EVERY = 3600.0
+"""Seconds between two deletions of what is past its time."""
+HOUR = timedelta(hours=1)
 
 APPENDED = tuple(
     {t.name: t for flow in FLOWS for t in (flow.bronze, flow.silver, quarantine.TABLE, CHANGES, LEDGER)}.values()
@@ -60,12 +65,36 @@ def compact(lake: Lake, writer: DeltaWriter, above_files: int) -> int:
     return len(group)
 
 
+def vacuum(lake: Lake, writer: DeltaWriter, time_travel: timedelta) -> int:
+    """Delete the files that no version of the last ``time_travel`` holds; how many."""
+    handle = lake.table(writer.table.name)
+    hours = -(-time_travel // HOUR)
+    # delta-rs finds them; it would also commit what it does to the log, beside the stream.
+    gone = handle.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False, full=True)
+    writer.storage.delete_all(f"{writer.uri}/{path}" for path in gone)
+    return len(gone)
+
+
+def trim(lake: Lake, writer: DeltaWriter, time_travel: timedelta) -> int:
+    """Take files older than ``time_travel`` out of an append-only table that is not kept for ever; how many."""
+    oldest = (datetime.now(UTC) - time_travel).timestamp() * 1000
+    old = [
+        (action["path"], action["size_bytes"])
+        for action in pa.table(lake.table(writer.table.name, writer.version).get_add_actions()).to_pylist()
+        if action["modification_time"] < oldest
+    ]
+    if old:
+        writer.commit([], old, operation="DELETE")
+    return len(old)
+
+
 class Compactor:
     """One round over all tables; the stream's process calls it every ``stream.compact_every``."""
 
-    def __init__(self, lake: Lake, writers: dict[str, DeltaWriter], above_files: int):
-        self.lake, self.writers, self.above_files = lake, writers, above_files
+    def __init__(self, lake: Lake, writers: dict[str, DeltaWriter], above_files: int, time_travel: timedelta):
+        self.lake, self.writers, self.above_files, self.time_travel = lake, writers, above_files, time_travel
         self.checkpointed: dict[str, int] = {}
+        self.tidied = 0.0
 
     def round(self) -> dict[str, Any]:
         """Compact and checkpoint what needs it; {table: files merged}."""
@@ -77,6 +106,24 @@ class Compactor:
             if writer.version - self.checkpointed.get(name, -CHECKPOINT_EVERY) >= CHECKPOINT_EVERY:
                 handle = self.lake.table(name)
                 handle.create_checkpoint()
-                handle.cleanup_metadata()
                 self.checkpointed[name] = handle.version()
+        if time.monotonic() - self.tidied >= TIDY_EVERY:
+            self.tidied = time.monotonic()
+            log.info("deleted %d files that no promised version needs", self.tidy())
         return merged
+
+    def tidy(self) -> int:
+        """Delete what only versions older than ``time_travel`` need; how many data files.
+
+        A table whose topic is idle for as long is left alone: its last cut, which readers go by, is an old version.
+        """
+        since = datetime.now(UTC) - self.time_travel
+        busy = {name for cut in self.lake.cuts().values() if cut.committed_at >= since for name in cut.versions}
+        if not busy:
+            return 0
+        trim(self.lake, self.writers[CHANGES.name], self.time_travel)
+        deleted = 0
+        for name in (*busy, LEDGER.name):
+            self.lake.table(name).cleanup_metadata()
+            deleted += vacuum(self.lake, self.writers[name], self.time_travel)
+        return deleted

@@ -7,8 +7,10 @@ Progress is written to the store itself, after the documents.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ from lakehouse.runtime.fused import arrow
 from lakehouse.runtime.ledger import CHANGES
 from lakehouse.settings import Settings
 from lakehouse.sinks import elasticsearch as es
+from lakehouse.sinks.delta import Storage
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
 from lakehouse.sinks.mongo import COLLECTIONS, MongoSink
 from lakehouse.sinks.redis import NEWEST_ROWS, RedisSink
@@ -33,7 +36,13 @@ from lakehouse.sources.lake import Lake
 
 MAX_BYTES_PER_TRIGGER = "8m"
 SILVER_INDEX = {"silver.service_logs": es.LOGS, "silver.system_metrics": es.METRICS}
+FOLLOWED = (CHANGES.name, *SILVER_INDEX)
+"""The tables that fan-out queries follow."""
 HEALTH_TABLE = "gold.service_health_minute"
+
+
+Following = tuple[DataFrame, Callable[[DataFrame, int], None]]
+"""A store's source and its ``foreachBatch``."""
 
 
 class Store(Protocol):
@@ -46,14 +55,49 @@ class Store(Protocol):
         """Record progress."""
 
 
-def _follow(spark: SparkSession, settings: Settings, table: str) -> DataFrame:
-    """A table's appended rows, from its beginning on; rewritten files (recovery, erasure) are passed over."""
-    return (
+Since = Mapping[str, int]
+"""The versions of tables from which on a store follows them; from the beginning where none is named."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Where a store's query keeps how far it is, and from where it began."""
+
+    checkpoint: str
+    since: Since
+
+    @classmethod
+    def current(cls, storage: Storage, settings: Settings, store: str) -> Generation:
+        """The one in use."""
+        number, since = cls._read(storage, settings, store)
+        return cls(f"{settings.root}/_checkpoints/{store}/g{number}", since)
+
+    @classmethod
+    def begin(cls, storage: Storage, settings: Settings, store: str, since: Since) -> None:
+        """Start a new one after a store was filled from tables of these versions; the old checkpoint is deleted."""
+        number, _ = cls._read(storage, settings, store)
+        base = f"{settings.root}/_checkpoints/{store}"
+        storage.delete(f"{base}/generation")
+        storage.put_new(json.dumps({"generation": number + 1, "since": dict(since)}), f"{base}/generation")
+        storage.delete(f"{base}/g{number}")
+
+    @staticmethod
+    def _read(storage: Storage, settings: Settings, store: str) -> tuple[int, Since]:
+        text = storage.read(f"{settings.root}/_checkpoints/{store}/generation")
+        known: dict[str, Any] = json.loads(text) if text else {"generation": 1, "since": {}}
+        return known["generation"], known["since"]
+
+
+def _follow(spark: SparkSession, settings: Settings, table: str, since: Since) -> DataFrame:
+    """A table's appended rows; rewritten files (recovery, erasure) are passed over."""
+    reader = (
         spark.readStream.format("delta")
         .option("maxBytesPerTrigger", MAX_BYTES_PER_TRIGGER)
         .option("skipChangeCommits", "true")
-        .load(settings.table_uri(table))
     )
+    if table in since:
+        reader = reader.option("startingVersion", since[table])
+    return reader.load(settings.table_uri(table))
 
 
 def _json(columns: dict[str, Column]) -> Column:
@@ -98,9 +142,9 @@ def _documents(silver: DataFrame, table: str, identity: Column, body: Column) ->
     )  # fmt: skip
 
 
-def _changes(spark: SparkSession, settings: Settings) -> DataFrame:
+def _changes(spark: SparkSession, settings: Settings, since: Since) -> DataFrame:
     """gold_changes in the shape of documents: ``offset`` is the batch's seq, ``partition`` -1."""
-    return _follow(spark, settings, CHANGES.name).select(
+    return _follow(spark, settings, CHANGES.name, since).select(
         "table", "topic", F.lit(-1).alias("partition"), F.col("seq").alias("offset"), F.col("key").alias("id"),
         F.col("row").alias("body"), "version",
     )  # fmt: skip
@@ -128,7 +172,7 @@ def _newest(rows: pa.Table) -> dict[str, dict[str, tuple[int, str]]]:
     return newest
 
 
-def mongodb(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[[DataFrame, int], None]]:
+def mongodb(spark: SparkSession, settings: Settings, since: Since) -> Following:
     """The MongoDB query: its source and its ``foreachBatch``."""
     sink = MongoSink(settings)
 
@@ -149,7 +193,7 @@ def mongodb(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callabl
             )
         _advance(sink, "mongodb", rows)
 
-    return _changes(spark, settings), write
+    return _changes(spark, settings, since), write
 
 
 def newest_rows(table: str, handle: DeltaTable) -> list[dict[str, Any]]:
@@ -174,7 +218,7 @@ def newest_rows(table: str, handle: DeltaTable) -> list[dict[str, Any]]:
     return rows.sort_by(order).slice(0, NEWEST_ROWS).to_pylist()  # type: ignore[no-any-return]
 
 
-def redis(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[[DataFrame, int], None]]:
+def redis(spark: SparkSession, settings: Settings, since: Since) -> Following:
     """The Redis query: its source and its ``foreachBatch``."""
     sink, lake = RedisSink(settings), Lake(settings)
     handles: dict[str, DeltaTable] = {}
@@ -199,10 +243,10 @@ def redis(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[
         if rows.num_rows:
             _advance(sink, "redis", rows)
 
-    return _changes(spark, settings), write
+    return _changes(spark, settings, since), write
 
 
-def elasticsearch(spark: SparkSession, settings: Settings) -> tuple[DataFrame, Callable[[DataFrame, int], None]]:
+def elasticsearch(spark: SparkSession, settings: Settings, since: Since) -> Following:
     """The Elasticsearch query: its source (logs, metrics and changes in one) and its ``foreachBatch``."""
     sink = ElasticsearchSink(settings)
     sink.prepare()
@@ -236,12 +280,12 @@ def elasticsearch(spark: SparkSession, settings: Settings) -> tuple[DataFrame, C
             )
         _advance(sink, "elasticsearch", rows)
 
-    logs = log_documents(_follow(spark, settings, "silver.service_logs"))
-    metrics = metric_documents(_follow(spark, settings, "silver.system_metrics"))
-    return logs.unionByName(metrics).unionByName(_changes(spark, settings)), write
+    logs = log_documents(_follow(spark, settings, "silver.service_logs", since))
+    metrics = metric_documents(_follow(spark, settings, "silver.system_metrics", since))
+    return logs.unionByName(metrics).unionByName(_changes(spark, settings, since)), write
 
 
-FANOUT: dict[str, Callable[[SparkSession, Settings], tuple[DataFrame, Callable[[DataFrame, int], None]]]] = {
+FANOUT: dict[str, Callable[[SparkSession, Settings, Since], Following]] = {
     "mongodb": mongodb,
     "redis": redis,
     "elasticsearch": elasticsearch,

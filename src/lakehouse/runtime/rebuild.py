@@ -82,9 +82,9 @@ def rebuild(settings: Settings, table: str | None = None, store: str | None = No
     with only_writer(settings, "lakehouse rebuild"):
         spark = spark_session(settings, "lakehouse-rebuild")
         lake = Lake(settings)
-        if store is not None:
-            return {store: _store(settings, spark, lake, store)}
         storage = Storage(spark, settings.home / "tmp")
+        if store is not None:
+            return {store: _store(settings, spark, lake, storage, store)}
         writers = create_tables(storage, lake)
         progress = roll_back(lake, writers, check=False)
         done = {}
@@ -205,13 +205,17 @@ class _Rebuild:
             self.writers[LEDGER.name].append(pa.Table.from_pylist(rows, schema=LEDGER.arrow))
 
 
-def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> int:
-    """Write everything of the lake to one store; how many documents or keys. What it should not hold is removed."""
+def _store(settings: Settings, spark: SparkSession, lake: Lake, storage: Storage, store: str) -> int:
+    """Write everything of the last cut to one store; how many documents or keys. What it should not hold is removed.
+
+    The store's query goes on from there, however far behind it was.
+    """
     cuts = lake.cuts()
     versions = {name: version for cut in cuts.values() for name, version in cut.versions.items()}
     count = 0
+    sink: fanout.Store
     if store == "mongodb":
-        mongo = MongoSink(settings)
+        sink = mongo = MongoSink(settings)
         for name, collection in COLLECTIONS.items():
             mongo.database[collection].drop()
             version = versions.get(name, 0)
@@ -220,7 +224,7 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
                 mongo.upsert(TABLES[name], [(row_key(row, TABLES[name].key), version, row) for row in rows])
                 count += len(rows)
     elif store == "redis":
-        redis = RedisSink(settings)
+        sink = redis = RedisSink(settings)
         for flow in FLOWS:
             for table in flow.gold_tables:
                 version = versions.get(table.name, 0)
@@ -231,14 +235,15 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
                 )
                 count += 1
     else:
-        elastic = ElasticsearchSink(settings)
+        sink = elastic = ElasticsearchSink(settings)
         elastic.clear()
         elastic.prepare()
         for name, documents in (
             ("silver.service_logs", fanout.log_documents),
             ("silver.system_metrics", fanout.metric_documents),
         ):
-            frame = documents(spark.read.format("delta").load(settings.table_uri(name)))
+            silver = spark.read.format("delta").option("versionAsOf", versions.get(name, 0))
+            frame = documents(silver.load(settings.table_uri(name)))
             for row in frame.select("id", "body").toLocalIterator(prefetchPartitions=True):
                 elastic.add(fanout.SILVER_INDEX[name], row["id"], row["body"].encode(), None)
                 count += 1
@@ -249,4 +254,19 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, store: str) -> i
                 elastic.add(HEALTH, row_key(orjson.loads(body), TABLES[fanout.HEALTH_TABLE].key), body, version)
                 count += 1
         elastic.flush()
+    sink.advance(
+        {
+            "changes": {topic: cut.seq for topic, cut in cuts.items()},
+            "silver": {
+                flow.silver.name: {str(p): end - 1 for p, end in cuts[flow.topic].ends.items()}
+                for flow in FLOWS
+                if store == "elasticsearch" and flow.silver.name in fanout.SILVER_INDEX and flow.topic in cuts
+            },
+        }
+    )
+    since = {
+        name: min((c.versions[name] for c in cuts.values() if name in c.versions), default=0)
+        for name in fanout.FOLLOWED
+    }
+    fanout.Generation.begin(storage, settings, store, since)
     return count

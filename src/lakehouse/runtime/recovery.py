@@ -40,7 +40,7 @@ def create_tables(storage: Storage, lake: Lake) -> dict[str, DeltaWriter]:
     for name, table in TABLES.items():
         uri = lake.settings.table_uri(name)
         if not storage.exists(f"{uri}/_delta_log"):
-            DeltaWriter.create(storage, table, uri)
+            DeltaWriter.create(storage, table, uri, lake.settings.stream.time_travel)
         writers[name] = DeltaWriter(storage, table, uri, lake.table(name).version())
     return writers
 

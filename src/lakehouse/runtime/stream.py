@@ -16,7 +16,7 @@ from lakehouse.contracts import Contract, contracts
 from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.batches import Batches
 from lakehouse.runtime.compaction import Compactor
-from lakehouse.runtime.fanout import FANOUT
+from lakehouse.runtime.fanout import FANOUT, Generation
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
@@ -48,6 +48,10 @@ def next_generation(storage: Storage, settings: Settings, query: str) -> str:
     storage.delete(f"{base}/generation")
     storage.put_new(str(generation), f"{base}/generation")
     return f"{base}/g{generation}"
+
+
+_TOO_FAR_BEHIND = ("earliest available version", "FileNotFoundException", "DELTA_MISSING")
+"""What Delta says when a log entry or a file that a stream wants has been cleaned up."""
 
 
 class Stream:
@@ -96,7 +100,8 @@ class Stream:
             threading.Thread(target=self._compact, name="compaction", daemon=True).start()
 
     def _compact(self) -> None:
-        compactor = Compactor(self.lake, self.writers, self.settings.stream.compact_above_files)
+        stream = self.settings.stream
+        compactor = Compactor(self.lake, self.writers, stream.compact_above_files, stream.time_travel)
         while not self.stopping.wait(self.settings.stream.compact_every.total_seconds()):
             try:
                 merged = compactor.round()
@@ -259,7 +264,8 @@ class StoreQuery:
             return
         settings = self.stream.settings
         try:
-            source, write = FANOUT[self.name](self.stream.spark, settings)
+            own = Generation.current(self.stream.storage, settings, self.name)
+            source, write = FANOUT[self.name](self.stream.spark, settings, own.since)
 
             def write_in_turn(batch: DataFrame, batch_id: int) -> None:
                 self.stream.caught_up.wait(STORES_WAIT)
@@ -267,7 +273,7 @@ class StoreQuery:
 
             self.query = (
                 source.writeStream.queryName(self.name)
-                .option("checkpointLocation", f"{settings.root}/_checkpoints/{self.name}/g1")
+                .option("checkpointLocation", own.checkpoint)
                 .foreachBatch(write_in_turn)
                 .trigger(processingTime=f"{settings.stream.fanout_trigger // timedelta(milliseconds=1)} milliseconds")
                 .start()
@@ -277,6 +283,8 @@ class StoreQuery:
 
     def _failed(self, error: Exception | None) -> None:
         self.failed = _cause(error) if error else "stopped"
+        if any(sign in str(error) for sign in _TOO_FAR_BEHIND):
+            self.failed += f"; what it has missed is no longer there: `lakehouse rebuild --store {self.name}` fills it"
         log.warning("%s is behind: %s; next attempt in %.0f s", self.name, self.failed, self.pause)
         self.again_at = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self.LONGEST_PAUSE)

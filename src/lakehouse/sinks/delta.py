@@ -31,11 +31,16 @@ from pyspark.sql import SparkSession
 from lakehouse.tables import Table
 
 ENGINE = "lakehouse"
-CONFIGURATION = {
-    "delta.logRetentionDuration": "interval 7 days",
-    "delta.deletedFileRetentionDuration": "interval 1 days",
-    "delta.checkpointInterval": "1000000",  # maintenance checkpoints beside the stream, never a commit in passing
-}
+
+
+def configuration(time_travel: timedelta) -> dict[str, str]:
+    """The table properties of a new table."""
+    interval = f"interval {time_travel // timedelta(hours=1)} hours"
+    return {
+        "delta.logRetentionDuration": interval,
+        "delta.deletedFileRetentionDuration": interval,
+        "delta.checkpointInterval": "1000000",  # maintenance checkpoints beside the stream, never a commit in passing
+    }
 
 
 class CommitConflict(Exception):
@@ -181,6 +186,14 @@ public class LakehouseStorage {
         return files(path).exists(path);
     }
 
+    public void deleteAll(String uris) throws IOException {
+        String[] each = uris.split("\\n");
+        for (int i = 0; i < each.length; i++) {
+            Path path = new Path(each[i]);
+            files(path).delete(path, false);
+        }
+    }
+
     public void delete(String uri) throws IOException {
         Path path = new Path(uri);
         files(path).delete(path, true);
@@ -233,6 +246,11 @@ class Storage:
         """Delete a file or a whole folder."""
         self._java.delete(uri)
 
+    def delete_all(self, uris: Iterable[str]) -> None:
+        """Delete files; one that is not there is passed over."""
+        if text := "\n".join(uris):
+            self._java.deleteAll(text)
+
 
 class DeltaWriter:
     """One table's writer, shared by the threads of a process.
@@ -245,7 +263,7 @@ class DeltaWriter:
         self._lock = Lock()
 
     @staticmethod
-    def create(storage: Storage, table: Table, uri: str) -> bool:
+    def create(storage: Storage, table: Table, uri: str, time_travel: timedelta) -> bool:
         """Create the table if it is not there: True if this call made it."""
         now = int(time.time() * 1000)
         actions: list[dict[str, Any]] = [
@@ -265,7 +283,7 @@ class DeltaWriter:
                     "format": {"provider": "parquet", "options": {}},
                     "schemaString": table.schema.json(),
                     "partitionColumns": [],
-                    "configuration": CONFIGURATION,
+                    "configuration": configuration(time_travel),
                     "createdTime": now,
                 }
             },
