@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deltalake.fs import DeltaStorageHandler
 
 from lakehouse import stack as servers
 from lakehouse.audit import audit
 from lakehouse.flows import effects
+from lakehouse.inspect import wait
 from lakehouse.query import query
 from lakehouse.runtime.effects import MOMENTS
+from lakehouse.runtime.ledger import CHANGES
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.simulate import simulate
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
@@ -129,6 +132,50 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
         assert done.returncode == 0, done.stderr
     mended = audit(stack, kafka=False)
     assert mended["balanced"], problems(mended)
+    send(stack, *mixed("after the rebuild"))
+    stream = StreamProcess(stack)
+    try:
+        result = settled(stack)
+    finally:
+        stream.stop()
+    assert result["balanced"], problems(result)
+
+
+def test_a_store_that_is_too_far_behind_says_so_and_goes_on_after_a_rebuild(stack: Settings) -> None:
+    send(stack, *mixed("before the gap"))
+    stream = StreamProcess(stack)
+    try:
+        settled(stack)
+    finally:
+        stream.stop()
+    before = Lake(stack).table(CHANGES.name).version()
+    send(stack, *mixed("in the gap"))
+    stream = StreamProcess(stack, LAKEHOUSE_STREAM__STORES="[]")
+    try:
+        assert not wait(stack.model_copy(update={"stream": stack.stream.model_copy(update={"stores": ()})}), 120)
+        newest = Lake(stack).table(CHANGES.name)
+        newest.create_checkpoint()
+    finally:
+        stream.stop()
+    files = DeltaStorageHandler.from_table(newest._table)
+    for version in range(newest.version()):
+        files.delete_file(f"_delta_log/{version:020d}.json")
+    assert newest.version() > before
+    stream = StreamProcess(stack)
+    try:
+        until(lambda: "lakehouse rebuild --store mongodb" in stream.tail(), 120)
+    finally:
+        stream.stop()
+    for store in stack.stream.stores:
+        done = lakehouse(stack, "rebuild", "--store", store)
+        assert done.returncode == 0, done.stderr
+    send(stack, *mixed("after the gap"))
+    stream = StreamProcess(stack)
+    try:
+        result = settled(stack)
+    finally:
+        stream.stop()
+    assert result["balanced"], problems(result)
 
 
 def test_quarantine_is_fixed_and_replayed_once(stack: Settings, stream: StreamProcess) -> None:
