@@ -23,13 +23,13 @@ from tests.integration.lake import StreamProcess, problems, settled, until
 from tests.integration.test_platform import die_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
-SOAK_SECONDS = 60 * float(os.environ.get("LAKEHOUSE_SOAK_MINUTES", "8"))
+SOAK_SECONDS = 60 * float(os.environ.get("LAKEHOUSE_SOAK_MINUTES", "6"))
 KILL_EVERY = 45.0
 
 
 @pytest.mark.timeout(3600)
 def test_every_kill_point_of_the_fused_engine(stack: Settings) -> None:
-    die_at(stack, [f"{effect}:{moment}" for effect in effects() for moment in MOMENTS])
+    die_at(stack, [f"{effect}:{moment}" for effect in effects() for moment in MOMENTS], alone=True)
 
 
 @pytest.mark.timeout(3600)
@@ -38,7 +38,7 @@ def test_every_kill_point_of_the_separate_engine(stack: Settings) -> None:
     topics = {flow.topic for flow in FLOWS}
     own = [effect for effect in effects("separate") if effect.partition(":")[0] in topics]
     assert own
-    die_at(stack, [f"{effect}:{moment}" for effect in own for moment in MOMENTS], "separate")
+    die_at(stack, [f"{effect}:{moment}" for effect in own for moment in MOMENTS], "separate", alone=True)
 
 
 @pytest.mark.timeout(1800)

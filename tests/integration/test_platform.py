@@ -68,18 +68,21 @@ def test_every_kill_leaves_a_balanced_lake(stack: Settings) -> None:
     die_at(stack, chosen)
 
 
-def die_at(stack: Settings, points: list[str], engine: str = "fused") -> None:
+def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: bool = False) -> None:
     """A stream dies at each point; the cut that it leaves is balanced each time, the stores are equal in the end.
 
-    In the engine with a query a topic, only the topic whose query dies gets new records: batches beside it take time.
+    ``alone``: beside a query of a store or topic that dies no other one works, for each takes its time to start.
     """
     extra = {"LAKEHOUSE_STREAM__ENGINE": engine}
     for number, point in enumerate(points):
-        records = mixed(f"{point}-{number}")
-        if engine == "separate":
-            records = [record for record in records if record[0] == point.partition(":")[0]]
+        query, records = point.partition(":")[0], mixed(f"{point}-{number}")
+        less = dict[str, str]()
+        if alone:
+            less["LAKEHOUSE_STREAM__STORES"] = json.dumps([query] if query in stack.stream.stores else [])
+            if engine == "separate":
+                records = [record for record in records if record[0] == query]
         send(stack, *records)
-        process = StreamProcess(stack, LAKEHOUSE_KILL=point, **extra)
+        process = StreamProcess(stack, LAKEHOUSE_KILL=point, **extra, **less)
         code = process.died(STREAM_STARTS_IN)
         assert code == -signal.SIGKILL, f"{point}: exit {code}\n{process.tail()}"
         if Lake(stack).cuts():
