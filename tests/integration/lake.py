@@ -38,6 +38,12 @@ class StreamProcess:
                 cwd=PROJECT, env=environment(settings, **extra), stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
 
+    def __enter__(self) -> StreamProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop() if self.process.poll() is None else self.end()
+
     def died(self, timeout: float) -> int:
         """The exit code, once it ends."""
         try:

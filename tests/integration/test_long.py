@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,14 +55,11 @@ def test_a_soak_with_kills_of_servers_stays_balanced_and_bounded(stack: Settings
     seed = random.SystemRandom().randrange(10_000)
     print(f"kills of seed {seed}")
     create_topics(stack)
-    stream = StreamProcess(stack, LAKEHOUSE_STREAM__RESTARTS="50")  # as many in a row as there are kills
-    try:
+    with StreamProcess(stack, LAKEHOUSE_STREAM__RESTARTS="50") as stream:  # as many in a row as there are kills
         with kills(stack, random.Random(seed)) as killed, memory(stream.process.pid) as seen:
             simulate(stack, seed, 300, SOAK_SECONDS, 0.1, tmp_path / "truth.json", history_records=20_000)
         result = settled(stack, 300)
         assert stream.process.poll() is None, f"the stream ended\n{stream.tail()}"
-    finally:
-        stream.end()
     assert result["balanced"], f"{killed}: {problems(result)}"
     assert len(killed) >= SOAK_SECONDS // KILL_EVERY - 2
     third = len(seen) // 3
@@ -76,39 +73,43 @@ def test_a_soak_with_kills_of_servers_stays_balanced_and_bounded(stack: Settings
 def kills(stack: Settings, rng: random.Random) -> Iterator[list[str]]:
     """Kill -9 of a random server every :data:`KILL_EVERY` seconds, while the block runs."""
     done: list[str] = []
-    stop = threading.Event()
 
-    def run() -> None:
-        while not stop.wait(KILL_EVERY):
-            name = rng.choice(("mongodb", "redis", "elasticsearch", "kafka", "datanode", "namenode"))
-            servers.kill_server(stack, name)
-            until(lambda name=name: servers.status(stack)[name]["ready"], 60)
-            done.append(name)
+    def kill() -> None:
+        name = rng.choice(("mongodb", "redis", "elasticsearch", "kafka", "datanode", "namenode"))
+        servers.kill_server(stack, name)
+        until(lambda: servers.status(stack)[name]["ready"], 60)
+        done.append(name)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with every(KILL_EVERY, kill):
         yield done
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextmanager
 def memory(pid: int) -> Iterator[list[float]]:
     """Resident MB of a process and its children, every five seconds, while the block runs."""
     seen: list[float] = []
+    process = psutil.Process(pid)
+
+    def look() -> None:
+        seen.append(sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20)
+
+    with every(5, look):
+        yield seen
+
+
+@contextmanager
+def every(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Do something every so many seconds in a thread of its own, while the block runs."""
     stop = threading.Event()
 
     def run() -> None:
-        process = psutil.Process(pid)
-        while not stop.wait(5):
-            seen.append(sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20)
+        while not stop.wait(seconds):
+            action()
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield seen
+        yield
     finally:
         stop.set()
         thread.join()

@@ -37,9 +37,8 @@ STREAM_STARTS_IN = 120.0
 @pytest.fixture
 def stream(stack: Settings) -> Iterator[StreamProcess]:
     create_topics(stack)
-    process = StreamProcess(stack)
-    yield process
-    process.stop() if process.process.poll() is None else process.end()
+    with StreamProcess(stack) as process:
+        yield process
 
 
 def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
@@ -88,11 +87,8 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
         if Lake(stack).cuts():
             left = audit(stack, stores=False)
             assert left["balanced"], f"{point}: {problems(left)}"
-    process = StreamProcess(stack, **extra)
-    try:
+    with StreamProcess(stack, **extra):
         result = settled(stack)
-    finally:
-        process.stop()
     assert result["balanced"], f"{points}: {problems(result)}"
 
 
@@ -108,11 +104,8 @@ def test_killed_servers_lose_nothing(stack: Settings, stream: StreamProcess) -> 
 
 def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settings) -> None:
     send(stack, *mixed("stores"))
-    stream = StreamProcess(stack)
-    try:
+    with StreamProcess(stack):
         settled(stack)
-    finally:
-        stream.stop()
     mongo, redis, elastic = MongoSink(stack), RedisSink(stack), ElasticsearchSink(stack)
     key = mongo.database["user_activity"].find_one({})["_id"]
     mongo.database["user_activity"].delete_one({"_id": key})
@@ -136,48 +129,33 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
     mended = audit(stack, kafka=False)
     assert mended["balanced"], problems(mended)
     send(stack, *mixed("after the rebuild"))
-    stream = StreamProcess(stack)
-    try:
+    with StreamProcess(stack):
         result = settled(stack)
-    finally:
-        stream.stop()
     assert result["balanced"], problems(result)
 
 
 def test_a_store_that_is_too_far_behind_says_so_and_goes_on_after_a_rebuild(stack: Settings) -> None:
     send(stack, *mixed("before the gap"))
-    stream = StreamProcess(stack)
-    try:
+    with StreamProcess(stack):
         settled(stack)
-    finally:
-        stream.stop()
     before = Lake(stack).table(CHANGES.name).version()
     send(stack, *mixed("in the gap"))
-    stream = StreamProcess(stack, LAKEHOUSE_STREAM__STORES="[]")
-    try:
+    with StreamProcess(stack, LAKEHOUSE_STREAM__STORES="[]"):
         assert not wait(stack.model_copy(update={"stream": stack.stream.model_copy(update={"stores": ()})}), 120)
         newest = Lake(stack).table(CHANGES.name)
         newest.create_checkpoint()
-    finally:
-        stream.stop()
     files = DeltaStorageHandler.from_table(newest._table)
     for version in range(newest.version()):
         files.delete_file(f"_delta_log/{version:020d}.json")
     assert newest.version() > before
-    stream = StreamProcess(stack)
-    try:
+    with StreamProcess(stack) as stream:
         until(lambda: "lakehouse rebuild --store mongodb" in stream.tail(), 120)
-    finally:
-        stream.stop()
     for store in stack.stream.stores:
         done = lakehouse(stack, "rebuild", "--store", store)
         assert done.returncode == 0, done.stderr
     send(stack, *mixed("after the gap"))
-    stream = StreamProcess(stack)
-    try:
+    with StreamProcess(stack):
         result = settled(stack)
-    finally:
-        stream.stop()
     assert result["balanced"], problems(result)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from lakehouse.bench.figures import BenchError, Figure, figure
-from lakehouse.bench.ingest import drain, live, settled
-from lakehouse.running import up
-from lakehouse.settings import Settings, load
+from lakehouse.bench.ingest import drain, live, ready
+from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
 
 SMALL, LARGE = 1_000_000, 10_000_000
@@ -21,9 +20,7 @@ def history(settings: Settings) -> list[Figure]:
     Raises:
         BenchError: the lake holds over a million events already, or the platform did not catch up.
     """
-    up(settings)
-    settings = load()
-    settled(settings, 900)
+    settings = ready(settings)
     lake = Lake(settings)
     if _events(lake) > SMALL:
         raise BenchError("the lake holds over a million events: start anew with `lakehouse down; lakehouse up --fresh`")

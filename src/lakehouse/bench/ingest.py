@@ -42,8 +42,7 @@ def ingest(settings: Settings) -> list[Figure]:
     Raises:
         BenchError: it could not be carried out.
     """
-    settings = _running(settings)
-    settled(settings, 900)
+    settings = ready(settings)
     rate = drain(settings, DRAIN_RECORDS)
     ours = live(settings)
     stack.remove_program(settings, "stream")
@@ -69,9 +68,16 @@ def ingest(settings: Settings) -> list[Figure]:
     ]
 
 
-def _running(settings: Settings) -> Settings:
+def ready(settings: Settings) -> Settings:
+    """Bring everything up, and return once nothing waits, with the servers' addresses.
+
+    Raises:
+        BenchError: something still waits after a quarter of an hour.
+    """
     up(settings)
-    return load()
+    settings = load()
+    settled(settings, 900)
+    return settings
 
 
 def settled(settings: Settings, timeout: float) -> None:
@@ -130,20 +136,22 @@ def live(settings: Settings) -> dict[str, NDArray[np.float64]]:
     lake = Lake(settings)
     names = [table.name for flow in FLOWS for table in (flow.silver, *flow.gold_tables)]
     with Watch(*map(settings.table_uri, names)) as readers:
-        started = time.time()
-        simulate(
-            settings, int(started), RATE, WARM_SECONDS + LIVE_SECONDS, 0, settings.home / "bench-truth.json"
-        )  # fmt: skip
-        ended = time.time()
+        start, end = _load(settings)
         settled(settings, 300)
         time.sleep(1)
-    start, end = started + WARM_SECONDS, ended
     by_name = {name: readers[settings.table_uri(name)] for name in names}
     return {
         "silver": np.concatenate([row_freshness(by_name[f.silver.name], "timestamp", start, end) for f in FLOWS]),
         "gold": _gold(lake, by_name, start, end),
         "batch": batch_times(lake, start, end),
     }
+
+
+def _load(settings: Settings) -> tuple[float, float]:
+    """The simulated service at 1,000 records/s: from when to when its records are measured."""
+    started = time.time()
+    simulate(settings, int(started), RATE, WARM_SECONDS + LIVE_SECONDS, 0, settings.home / "bench-truth.json")
+    return started + WARM_SECONDS, time.time()
 
 
 def batch_times(lake: Lake, start: float, end: float) -> NDArray[np.float64]:
@@ -188,14 +196,11 @@ def baseline(settings: Settings) -> dict[str, NDArray[np.float64]]:
     """Freshness of user events by tuned chained queries, gold by MERGE (``bench/merge_chain.py``), at the same load."""
     root = f"{settings.root}/_bench/{int(time.time())}"
     with _chain(root) as running, Watch(f"{root}/silver", f"{root}/gold") as readers:
-        started = time.time()
-        simulate(settings, int(started), RATE, WARM_SECONDS + LIVE_SECONDS, 0, settings.home / "bench-truth.json")
-        ended = time.time()
+        start, end = _load(settings)
         time.sleep(30)
         if running.poll() is not None:
             raise BenchError("the baseline's queries ended; its output says why")
     silver, gold = readers[f"{root}/silver"], readers[f"{root}/gold"]
-    start, end = started + WARM_SECONDS, ended
     appended = np.concatenate([times for _, times in silver.brought("timestamp")])
     return {
         "silver": row_freshness(silver, "timestamp", start, end),

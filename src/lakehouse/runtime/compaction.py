@@ -8,6 +8,7 @@ event time, so that file statistics let a reader of one minute skip nearly every
 from __future__ import annotations
 
 import logging
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow as pa
 from lakehouse.flows import FLOWS
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
-from lakehouse.sinks.delta import CommitConflict, DeltaWriter
+from lakehouse.sinks.delta import CommitConflict, DeltaWriter, whole_hours
 from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
@@ -28,7 +29,6 @@ GROUP_BYTES = 96 << 20
 CHECKPOINT_EVERY = 60
 TIDY_EVERY = 3600.0
 """Seconds between two deletions of what is past its time."""
-HOUR = timedelta(hours=1)
 
 APPENDED = tuple(
     {t.name: t for flow in FLOWS for t in (flow.bronze, flow.silver, quarantine.TABLE, CHANGES, LEDGER)}.values()
@@ -68,9 +68,10 @@ def compact(lake: Lake, writer: DeltaWriter, above_files: int) -> int:
 def vacuum(lake: Lake, writer: DeltaWriter, time_travel: timedelta) -> int:
     """Delete the files that no version of the last ``time_travel`` holds; how many."""
     handle = lake.table(writer.table.name)
-    hours = -(-time_travel // HOUR)
     # delta-rs finds them; it would also commit what it does to the log, beside the stream.
-    gone = handle.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False, full=True)
+    gone = handle.vacuum(
+        retention_hours=whole_hours(time_travel), dry_run=True, enforce_retention_duration=False, full=True
+    )
     writer.storage.delete_all(f"{writer.uri}/{path}" for path in gone)
     return len(gone)
 
@@ -94,7 +95,7 @@ class Compactor:
     def __init__(self, lake: Lake, writers: dict[str, DeltaWriter], above_files: int, time_travel: timedelta):
         self.lake, self.writers, self.above_files, self.time_travel = lake, writers, above_files, time_travel
         self.checkpointed: dict[str, int] = {}
-        self.tidied = 0.0
+        self.tidied = -math.inf
 
     def round(self) -> dict[str, Any]:
         """Compact and checkpoint what needs it; {table: files merged}."""

@@ -7,10 +7,8 @@ Progress is written to the store itself, after the documents.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -22,12 +20,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakehouse.flows import TABLES
+from lakehouse.runtime.checkpoints import Since
 from lakehouse.runtime.effects import perform
 from lakehouse.runtime.fused import arrow
 from lakehouse.runtime.ledger import CHANGES
 from lakehouse.settings import Settings
 from lakehouse.sinks import elasticsearch as es
-from lakehouse.sinks.delta import Storage
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
 from lakehouse.sinks.mongo import COLLECTIONS, MongoSink
 from lakehouse.sinks.redis import NEWEST_ROWS, RedisSink
@@ -53,39 +51,6 @@ class Store(Protocol):
 
     def advance(self, progress: dict[str, Any]) -> None:
         """Record progress."""
-
-
-Since = Mapping[str, int]
-"""The versions of tables from which on a store follows them; from the beginning where none is named."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Where a store's query keeps how far it is, and from where it began."""
-
-    checkpoint: str
-    since: Since
-
-    @classmethod
-    def current(cls, storage: Storage, settings: Settings, store: str) -> Generation:
-        """The one in use."""
-        number, since = cls._read(storage, settings, store)
-        return cls(f"{settings.root}/_checkpoints/{store}/g{number}", since)
-
-    @classmethod
-    def begin(cls, storage: Storage, settings: Settings, store: str, since: Since) -> None:
-        """Start a new one after a store was filled from tables of these versions; the old checkpoint is deleted."""
-        number, _ = cls._read(storage, settings, store)
-        base = f"{settings.root}/_checkpoints/{store}"
-        storage.delete(f"{base}/generation")
-        storage.put_new(json.dumps({"generation": number + 1, "since": dict(since)}), f"{base}/generation")
-        storage.delete(f"{base}/g{number}")
-
-    @staticmethod
-    def _read(storage: Storage, settings: Settings, store: str) -> tuple[int, Since]:
-        text = storage.read(f"{settings.root}/_checkpoints/{store}/generation")
-        known: dict[str, Any] = json.loads(text) if text else {"generation": 1, "since": {}}
-        return known["generation"], known["since"]
 
 
 def _follow(spark: SparkSession, settings: Settings, table: str, since: Since) -> DataFrame:

@@ -8,6 +8,7 @@ distributed twin, a query a topic with Spark's own writer and MERGE, is ``runtim
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class Ingest(Batches):
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.landed_since: float | None = None
         """When the first micro-batch since the last cut began, by the monotonic clock."""
-        self.last_cut = 0.0
+        self.last_cut = -math.inf
         self.failed: BaseException | None = None
         self._beginning = Lock()
 
@@ -219,7 +220,7 @@ class FusedPass:
         rows = self._unseen_offsets(checked)
         if not rows.num_rows:
             return False
-        split = self._split(rows)
+        split, keys, times = self._split(rows)
         silver = self._silver(rows.filter(pa.array(split.accepted)))
         if not self.landed:
             self.silver_before = self.writers[self.flow.silver.name].version
@@ -232,7 +233,7 @@ class FusedPass:
                 if part.num_rows
             ],
         )
-        self.index.add(split.keys, split.times)
+        self.index.add(keys, times)
         self.landed.append((split, silver))
         partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
         for partition in np.unique(partitions).tolist():
@@ -249,7 +250,8 @@ class FusedPass:
             rows = rows.filter(pa.array(keep))
         return rows.sort_by([("timestamp", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
 
-    def _split(self, rows: pa.Table) -> Split:
+    def _split(self, rows: pa.Table) -> tuple[Split, Any, Any]:
+        """Where each record goes, and the keys that the accepted ones claim with their times."""
         valid = pc.is_null(rows.column("_reasons")).to_numpy(zero_copy_only=False)
         arrivals = pc.cast(rows.column("timestamp"), pa.int64()).to_numpy()
         identities = rows.column("_identity").to_pylist()
@@ -278,14 +280,9 @@ class FusedPass:
             else:
                 newest |= dict.fromkeys(claims[i], arrival)
         kept = accepted[np.array(owners, dtype=int)] if owners else np.empty(0, dtype=bool)
-        return Split(
-            rows=rows,
-            valid=valid,
-            accepted=accepted,
-            arrivals=arrivals,
-            keys=keys[kept] if len(keys) else keys,
-            times=arrivals[np.array(owners, dtype=int)][kept] if owners else np.empty(0, dtype=np.int64),
-        )
+        claimed = keys[kept] if len(keys) else keys
+        claimed_at = arrivals[np.array(owners, dtype=int)][kept] if owners else np.empty(0, dtype=np.int64)
+        return Split(rows, valid, accepted, arrivals), claimed, claimed_at
 
     def _claim_replays(self, rows: pa.Table, valid: Any, claims: dict[int, list[bytes]]) -> None:
         """A replay also claims its original's coordinates, so that it lands once however often it is replayed."""
@@ -438,8 +435,6 @@ class Split:
     valid: Any
     accepted: Any
     arrivals: Any
-    keys: Any
-    times: Any
 
     @staticmethod
     def of(parts: list[Split]) -> Split:
@@ -447,8 +442,7 @@ class Split:
         if len(parts) == 1:
             return parts[0]
         arrays = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("valid", "accepted", "arrivals", "keys", "times")
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("valid", "accepted", "arrivals")
         }
         return Split(rows=pa.concat_tables([part.rows for part in parts]), **arrays)
 

@@ -22,6 +22,7 @@ from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, TABLES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.runtime import fanout
+from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.fold import Buckets
 from lakehouse.runtime.fused import Progress, arrow, changed_rows, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
@@ -268,5 +269,5 @@ def _store(settings: Settings, spark: SparkSession, lake: Lake, storage: Storage
         name: min((c.versions[name] for c in cuts.values() if name in c.versions), default=0)
         for name in fanout.FOLLOWED
     }
-    fanout.Generation.begin(storage, settings, store, since)
+    Generation.begin(storage, settings, store, since)
     return count

@@ -15,8 +15,9 @@ from pyspark.sql.streaming.query import StreamingQuery
 from lakehouse.contracts import Contract, contracts
 from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.batches import Batches
+from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.compaction import Compactor
-from lakehouse.runtime.fanout import FANOUT, Generation
+from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
@@ -35,19 +36,6 @@ STORES_WAIT = 60.0
 
 class StreamFailed(Exception):
     """The stream ended on an error; the message is the cause."""
-
-
-def next_generation(storage: Storage, settings: Settings, query: str) -> str:
-    """A fresh checkpoint folder ``<root>/_checkpoints/<query>/g<n>``; older generations of the query are deleted.
-
-    The ledger says where a topic goes on, so a checkpoint serves one run only.
-    """
-    base = f"{settings.root}/_checkpoints/{query}"
-    generation = int(storage.read(f"{base}/generation") or b"0") + 1
-    storage.delete(f"{base}/g{generation - 1}")
-    storage.delete(f"{base}/generation")
-    storage.put_new(str(generation), f"{base}/generation")
-    return f"{base}/g{generation}"
 
 
 _TOO_FAR_BEHIND = ("earliest available version", "FileNotFoundException", "DELTA_MISSING")
@@ -159,7 +147,7 @@ class Stream:
         )
         writer = (
             source.writeStream.queryName(name)
-            .option("checkpointLocation", next_generation(self.storage, settings, name))
+            .option("checkpointLocation", Generation.begin(self.storage, settings, name).checkpoint)
             .foreachBatch(write)
         )
         if until_drained:

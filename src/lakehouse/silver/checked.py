@@ -64,8 +64,7 @@ def _judged(batch: pa.RecordBatch, parser: Parser, judge: Callable[[bytes | None
 
 
 def _kept(batch: pa.RecordBatch) -> list[pa.Array]:
-    schema = _KEPT
-    return [batch.column(name).cast(schema.field(name).type) for name in COLUMNS.names]
+    return [batch.column(name).cast(_KEPT.field(name).type) for name in COLUMNS.names]
 
 
 def checked(bronze: DataFrame, parser: Parser) -> DataFrame:

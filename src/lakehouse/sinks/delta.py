@@ -33,9 +33,14 @@ from lakehouse.tables import Table
 ENGINE = "lakehouse"
 
 
+def whole_hours(duration: timedelta) -> int:
+    """A duration in the hours in which retention is told, never shorter than it is."""
+    return -(-duration // timedelta(hours=1))
+
+
 def configuration(time_travel: timedelta) -> dict[str, str]:
     """The table properties of a new table."""
-    interval = f"interval {time_travel // timedelta(hours=1)} hours"
+    interval = f"interval {whole_hours(time_travel)} hours"
     return {
         "delta.logRetentionDuration": interval,
         "delta.deletedFileRetentionDuration": interval,
