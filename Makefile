@@ -46,7 +46,7 @@ test-integration: setup ## real servers, started for the run
 	@$(BIN)/pytest tests/integration -m "not long"
 
 test-long: setup ## soak and all kill points, up to 80 minutes
-	@$(BIN)/pytest tests/integration -m long
+	@$(BIN)/pytest tests/integration -m long -s
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

@@ -83,6 +83,7 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
         send(stack, *records)
         process = StreamProcess(stack, LAKEHOUSE_KILL=point, **extra, **less)
         code = process.died(STREAM_STARTS_IN)
+        print(f"{number + 1}/{len(points)} {point}")
         assert code == -signal.SIGKILL, f"{point}: exit {code}\n{process.tail()}"
         if Lake(stack).cuts():
             left = audit(stack, stores=False)

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.flows import TABLES
-from lakehouse.runtime.compaction import Compactor, compact, trim, vacuum
+from lakehouse.runtime.compaction import CHECKPOINT_EVERY, Compactor, checkpoint, compact, trim, vacuum
 from lakehouse.runtime.ledger import CHANGES
 from tests.streaming.feed import Run, checked, history, split
 
@@ -94,3 +94,14 @@ def test_an_idle_lake_keeps_the_version_of_its_last_cut(run: Run, batches: list[
     assert run.lake.dataset("silver.user_events", cut["silver.user_events"]).to_table().num_rows == silver
     assert Compactor(run.lake, run.writers, 100, timedelta(seconds=600)).tidy() == 0
     assert run.lake.dataset("silver.user_events", cut["silver.user_events"]).to_table().num_rows == silver
+
+
+def test_a_long_log_is_summed_up_once(run: Run, batches: list[dict[str, pa.Table]]) -> None:
+    run.start().feed(*batches)
+    writer = run.writers[GOLD]
+    assert checkpoint(run.lake, run.writers) == [] and writer.checkpointed() == -1
+    rows = run.rows(GOLD)
+    for _ in range(CHECKPOINT_EVERY - writer.version - 1):
+        writer.commit([])
+    assert checkpoint(run.lake, run.writers) == [GOLD] and writer.checkpointed() == writer.version
+    assert checkpoint(run.lake, run.writers) == [] and run.rows(GOLD) == rows

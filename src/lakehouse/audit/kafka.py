@@ -48,7 +48,7 @@ def _read(consumer: Consumer, starts: dict[int, int], ends: dict[int, int], topi
     heard = time.monotonic()
     while unread:
         rows: list[Row] = []
-        for message in consumer.consume(_BATCH, timeout=1.0):
+        for message in consumer.consume(_BATCH, timeout=0.1):
             heard = time.monotonic()
             partition, error = message.partition(), message.error()
             if error is None and message.offset() < ends[partition]:

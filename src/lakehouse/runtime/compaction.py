@@ -89,12 +89,22 @@ def trim(lake: Lake, writer: DeltaWriter, time_travel: timedelta) -> int:
     return len(old)
 
 
+def checkpoint(lake: Lake, writers: dict[str, DeltaWriter]) -> list[str]:
+    """Sum up the log of every table that went on by ``CHECKPOINT_EVERY`` versions since its last checkpoint; which.
+
+    Whoever opens a table reads its log from there.
+    """
+    due = [name for name, w in writers.items() if w.version - w.checkpointed() >= CHECKPOINT_EVERY]
+    for name in due:
+        lake.table(name).create_checkpoint()
+    return due
+
+
 class Compactor:
     """One round over all tables; the stream's process calls it every ``stream.compact_every``."""
 
     def __init__(self, lake: Lake, writers: dict[str, DeltaWriter], above_files: int, time_travel: timedelta):
         self.lake, self.writers, self.above_files, self.time_travel = lake, writers, above_files, time_travel
-        self.checkpointed: dict[str, int] = {}
         self.tidied = -math.inf
 
     def round(self) -> dict[str, Any]:
@@ -103,11 +113,7 @@ class Compactor:
         for table in APPENDED:
             if done := compact(self.lake, self.writers[table.name], self.above_files):
                 merged[table.name] = done
-        for name, writer in self.writers.items():
-            if writer.version - self.checkpointed.get(name, -CHECKPOINT_EVERY) >= CHECKPOINT_EVERY:
-                handle = self.lake.table(name)
-                handle.create_checkpoint()
-                self.checkpointed[name] = handle.version()
+        checkpoint(self.lake, self.writers)
         if time.monotonic() - self.tidied >= TIDY_EVERY:
             self.tidied = time.monotonic()
             log.info("deleted %d files that no promised version needs", self.tidy())

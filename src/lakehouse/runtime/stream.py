@@ -16,7 +16,7 @@ from lakehouse.contracts import Contract, contracts
 from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.batches import Batches
 from lakehouse.runtime.checkpoints import Generation
-from lakehouse.runtime.compaction import Compactor
+from lakehouse.runtime.compaction import Compactor, checkpoint
 from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
@@ -65,6 +65,8 @@ class Stream:
         create_topics(self.settings)
         self.writers = create_tables(self.storage, self.lake)
         progress = roll_back(self.lake, self.writers)
+        # At the start too: a stream that dies early each time would leave an ever longer log.
+        checkpoint(self.lake, self.writers)
         if self.settings.stream.engine == "separate":
             for flow in FLOWS:
                 topic, one = flow.topic, self._separate(flow, progress[flow.topic])

@@ -353,6 +353,11 @@ class DeltaWriter:
         body = self.storage.read(self._log(version)) or b""
         return [json.loads(line) for line in body.splitlines() if line.strip()]
 
+    def checkpointed(self) -> int:
+        """The version of the newest checkpoint; -1 without one."""
+        body = self.storage.read(f"{self.uri}/_delta_log/_last_checkpoint")
+        return int(json.loads(body)["version"]) if body else -1
+
     def _log(self, version: int) -> str:
         return f"{self.uri}/_delta_log/{version:020d}.json"
 
