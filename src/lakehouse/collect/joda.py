@@ -47,11 +47,11 @@ def _runs(pattern: str) -> list[tuple[str, int, str]]:
         at = found.end()
         part, letter = found.group(0), found.group(2)
         if letter and letter not in _FIELDS and letter != "E":
-            raise ValueError(f"date pattern {pattern!r}: {part!r} has no meaning here")
+            raise ValueError(f"match: in date pattern {pattern!r}, {part!r} has no meaning here")
         literal = "" if letter else ((found.group(1).replace("''", "'") or "'") if part[0] == "'" else part)
         runs.append((letter or "", len(part), literal))
     if at != len(pattern):
-        raise ValueError(f"date pattern {pattern!r}: the quote at {pattern[at:]!r} does not end")
+        raise ValueError(f"match: in date pattern {pattern!r} the quote at {pattern[at:]!r} does not end")
     return runs
 
 

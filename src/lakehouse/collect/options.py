@@ -1,4 +1,4 @@
-"""What a plugin may be told: one pydantic model a plugin, so that an option nobody knows is an error before the start."""
+"""What a plugin may be told: one pydantic model each, so that an option nobody knows is an error before the start."""
 
 from __future__ import annotations
 
