@@ -62,7 +62,7 @@ def read(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     try:
-        tree = _grammar().parse(text)
+        tree: Node = _grammar().parse(text)
     except UnexpectedInput as error:
         line = error.line if error.line > 0 else text.count("\n") + 1  # without a place of its own: the end
         raise ConfigError(f"{path}:{line}: not Logstash's language here:\n{error.get_context(text).rstrip()}") from None
