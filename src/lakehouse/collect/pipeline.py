@@ -31,7 +31,7 @@ from lakehouse.collect.queue import Batch, Queue
 FILTER_ERROR = "_filter_error"
 IN_FLIGHT = 8
 STATS_S = 5.0
-_TAKE_S = 0.5
+_TAKE_S = 0.1
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STOP_S = 5.0
 _log = logging.getLogger(__name__)

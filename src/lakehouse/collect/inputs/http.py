@@ -85,7 +85,11 @@ class Http:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
         async def answer(status: int, text: str, **more: str) -> None:
-            shown = {"content-type": "text/plain", **{name.replace("_", "-"): value for name, value in more.items()}}
+            shown = {
+                "content-type": "text/plain",
+                "content-length": str(len(text)),
+                **{name.replace("_", "-"): value for name, value in more.items()},
+            }
             sent = [(name.encode(), value.encode()) for name, value in shown.items()]
             await send({"type": "http.response.start", "status": status, "headers": sent})
             await send({"type": "http.response.body", "body": text.encode()})
