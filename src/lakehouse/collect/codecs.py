@@ -327,6 +327,8 @@ def objects(data: bytes) -> list[Event] | None:
             orjson.dumps(shell)
     except (orjson.JSONDecodeError, TypeError):
         return None
+    if type(value) is dict:
+        return [value]
     found = value if isinstance(value, list) else [value]
     return found if all(isinstance(fields, dict) for fields in found) else None
 

@@ -222,11 +222,12 @@ class Pipeline:
 
     def _filtered(self, batch: Batch, number: int, event: Event, shares: list[list[Event]]) -> list[int]:
         """The outputs for an event after the filters; it is replaced in the batch where a filter failed."""
+        name = event[METADATA]["id"]
         try:
             if not self._apply(event):
                 self._counts["dropped"] += 1
                 return []
-            _identify(event)
+            _identify(event, name)
             to = self._route(event)
         except Exception as error:
             if not self._counts["filter_errors"]:
@@ -235,7 +236,7 @@ class Pipeline:
             event = batch.events[number] = batch.original(number)
             tag(event, [FILTER_ERROR])
             event[METADATA]["filter_error"] = f"{type(error).__name__}: {error}"
-            _identify(event)
+            _identify(event, name)
             to = list(range(len(shares)))
         self._counts["filtered"] += 1
         return to
@@ -243,16 +244,20 @@ class Pipeline:
     # One thread an output.
 
     def _deliver(self, sender: _Sender) -> None:
-        while (item := sender.line.get()) is not None:
-            flight, events = item
-            if not self._sent(sender, events):
-                return
-            sender.events += len(events)
-            with self._lock:
-                flight.waits -= 1
-                landed = not flight.waits
-            if landed:
-                self._land(flight)
+        try:
+            while (item := sender.line.get()) is not None:
+                flight, events = item
+                if not self._sent(sender, events):
+                    return
+                sender.events += len(events)
+                with self._lock:
+                    flight.waits -= 1
+                    landed = not flight.waits
+                if landed:
+                    self._land(flight)
+        except Exception as error:
+            _log.debug("the thread of output %s ends", sender.name, exc_info=True)
+            self._fail(PipelineError(f"output {sender.name}: {error}"))
 
     def _land(self, flight: _Flight) -> None:
         self._queue.acknowledge(flight.batch)
@@ -346,10 +351,8 @@ class Pipeline:
             _log.warning("%s: %s", self._report, error.strerror)
 
 
-def _identify(event: Event) -> None:
-    """``[event][id]`` from the id that the queue gave it, unless filters or source have set one."""
+def _identify(event: Event, name: str) -> None:
+    """``[event][id]`` is the id that the queue gave, unless filters or source have set one."""
     holder = event.setdefault("event", {})
     if isinstance(holder, dict) and holder.get("id") in (None, ""):
-        name = event.get(METADATA, {}).get("id")
-        if isinstance(name, str):
-            holder["id"] = name
+        holder["id"] = name

@@ -204,6 +204,8 @@ class Queue:
     def acknowledge(self, batch: Batch) -> None:
         """Forget a batch: every output has it."""
         with self._changed:
+            if self._closing:
+                return  # it is taken again
             self._acknowledged += batch.ids
             self.bytes -= sum(map(len, batch.rows))
             self.events -= len(batch.events)

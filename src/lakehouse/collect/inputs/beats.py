@@ -73,7 +73,7 @@ class Frames:
                 self._inner += self._inflate.decompress(piece, _INFLATED_BYTES)
                 piece = self._inflate.unconsumed_tail
                 yield from self._frames(self._inner, "J")
-            if not self._left:
+            if not self._left and not self._inflate.eof:
                 self._inner += self._inflate.flush()
                 yield from self._frames(self._inner, "J")
         except zlib.error as error:

@@ -31,6 +31,7 @@ class HttpOptions(ListenOptions):
     user: str | None = None
     password: SecretStr | None = None
     max_content_length: int = Field(100 * 1024 * 1024, ge=1)
+    max_pending_requests: int = Field(200, ge=1)
     response_code: int = 200
 
 
@@ -49,6 +50,7 @@ class Http:
         self._codec = codec(plugin, options.codec, "unit")
         self._codecs = {kind.lower(): codec(plugin, name, "unit") for kind, name in options.additional_codecs.items()}
         self.port: Future[int] = Future()
+        self._pending = 0
 
     async def run(self, intake: Intake) -> None:
         """Listen until cancelled; requests that are not answered then have no answer."""
@@ -98,6 +100,22 @@ class Http:
             return await answer(401, "Unauthorized", www_authenticate='Basic realm="collector"')
         if scope["method"] not in ("POST", "PUT"):
             return await answer(405, "Method not allowed: send events by POST or PUT", allow="POST, PUT")
+        if self._pending >= self._options.max_pending_requests:
+            return await answer(429, "Busy: too many requests at once", retry_after="10")
+        self._pending += 1
+        try:
+            return await self._taken(intake, scope, headers, receive, answer)
+        finally:
+            self._pending -= 1
+
+    async def _taken(
+        self,
+        intake: Intake,
+        scope: dict[str, Any],
+        headers: dict[str, str],
+        receive: Callable[[], Awaitable[Any]],
+        answer: Callable[..., Awaitable[None]],
+    ) -> None:
         body = bytearray()
         more = True
         while more:

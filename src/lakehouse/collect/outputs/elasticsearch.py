@@ -131,7 +131,7 @@ class ElasticsearchOutput:
         try:
             answer = self._client.bulk(operations=[line for _, action, body in chunk for line in (action, body)])
         except ApiError as error:
-            if error.status_code in _LATER or error.status_code >= 500:
+            if error.status_code not in (400, 413):  # the request's fault, not a document's
                 raise Away(self._where(f"{error.status_code} {error.message}")) from None
             if len(chunk) == 1:
                 self._refuse([(chunk[0][0], f"{error.status_code} {error.message}")])
