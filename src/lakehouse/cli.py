@@ -218,6 +218,26 @@ def schedule() -> None:
     run(_settings())
 
 
+@app.command()
+def collect(
+    pipeline: Annotated[Path | None, typer.Argument(help="A pipeline file [conf/logstash/service-logs.conf].")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the file, and start nothing.")] = False,
+) -> None:
+    """Run a Logstash pipeline here until stopped: logs from shippers, sockets and files to Kafka and Elasticsearch."""
+    import asyncio
+
+    from lakehouse.collect import collector
+
+    settings = _settings()
+    path = pipeline or settings.collect.pipeline
+    if check:
+        collector.check(settings, path)
+        typer.echo(f"{path}: in order")
+        return
+    _log_to_stderr()
+    asyncio.run(collector.collector(settings, path).run())
+
+
 def _log_to_stderr() -> None:
     import logging
     import time

@@ -90,6 +90,13 @@ class Stream(_Part):
     """For how long an older version of a table can be read: replaced files and log entries stay as long."""
 
 
+class Collect(_Part):
+    """The collector of logs."""
+
+    pipeline: Path = PROJECT / "conf" / "logstash" / "service-logs.conf"
+    """The pipeline file, in Logstash's language."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -112,6 +119,7 @@ class Settings(BaseSettings):
     elasticsearch: Elasticsearch = Elasticsearch()
     spark: Spark = Spark()
     stream: Stream = Stream()
+    collect: Collect = Collect()
 
     @property
     def root(self) -> str:

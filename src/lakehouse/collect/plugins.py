@@ -100,7 +100,14 @@ class Output(Protocol):
 
 
 class Away(Exception):
-    """An output that can't be reached, or does not take events now; the message says where and why."""
+    """An output that can't be reached, or does not take events now; the message says where and why.
+
+    ``left`` holds the events that it did not take, ``None`` stands for all that were sent.
+    """
+
+    def __init__(self, message: str, left: list[Event] | None = None) -> None:
+        super().__init__(message)
+        self.left = left
 
 
 Filter = Callable[[Event], bool]

@@ -19,7 +19,7 @@ FILTERS = block(read(PROJECT / "conf" / "logstash" / "service-logs.conf", {}).fi
 
 def parsed(message: str, **fields: Any) -> dict[str, Any]:
     event: dict[str, Any] = {
-        "@timestamp": datetime(2026, 11, 1, tzinfo=UTC), "message": message, "@metadata": {"entry": "e-1"},
+        "@timestamp": datetime(2026, 11, 1, tzinfo=UTC), "message": message, "@metadata": {"id": "e-1"},
         "host": {"name": "shipper"}, "agent": {"type": "filebeat"}, **fields,
     }  # fmt: skip
     assert FILTERS(event)
