@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import producer
 
-_GRACE_S = 2.0
+GRACE = timedelta(seconds=2)
 """librdkafka looks for records that are over their time once a second; its word names the cause, so it is awaited."""
 _STEP = 500
 """Records handed over between two looks at the event loop's other work: under a millisecond."""
@@ -84,11 +84,12 @@ class Delivery:
 
     Args:
         make: makes a producer.
-        timeout: how long :meth:`send` waits for acknowledgements; two seconds more where the producer has no word.
+        timeout: how long :meth:`send` waits for acknowledgements.
+        grace: how much longer it waits for the producer's word on the others.
     """
 
-    def __init__(self, make: Callable[[], Producing], timeout: timedelta) -> None:
-        self._make, self._timeout_s = make, timeout.total_seconds()
+    def __init__(self, make: Callable[[], Producing], timeout: timedelta, grace: timedelta = GRACE) -> None:
+        self._make, self._timeout_s, self._grace_s = make, timeout.total_seconds(), grace.total_seconds()
         self._producer = make()
         self._stopping, self._fatal = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, name="kafka-delivery", daemon=True)
@@ -126,7 +127,7 @@ class Delivery:
                 break
             if number % _STEP == _STEP - 1:
                 await asyncio.sleep(0)
-        await asyncio.wait([sent.done], timeout=max(0.0, deadline - sent.loop.time()) + _GRACE_S)
+        await asyncio.wait([sent.done], timeout=max(0.0, deadline - sent.loop.time()) + self._grace_s)
         return sent.outcomes()
 
     def _report(self, sent: _Records, number: int, error: Any, _message: Any = None) -> None:
