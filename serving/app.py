@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -94,4 +95,5 @@ def serve(settings: Settings) -> None:
             timeout_keep_alive=30,  # longer than clients hold idle connections, so that they are the ones who close
             timeout_graceful_shutdown=15,
         )
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure
         uvicorn.Server(config).run(sockets=[listening])

@@ -292,7 +292,7 @@ class Events:
             rejected = {0: [("", "larger than the API takes")]}
         if rejected is None:
             return self._failed(
-                f"{self._url} answers {response.status_code}: {response.text[:300]}",
+                f"{self._url} answers {response.status_code}: {_detail(response)}",
                 _retry_after(response.headers.get("Retry-After", "")),
             )
         for index, reasons in rejected.items():
@@ -376,6 +376,14 @@ def _rejections(response: httpx2.Response, sent: int) -> dict[int, list[tuple[st
         }
     except (ValueError, KeyError, TypeError):
         return None  # not our API's: a proxy's
+
+
+def _detail(response: httpx2.Response) -> str:
+    """What an answer says is wrong, without what differs from one to the next (RFC 9457's ``detail``)."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
 
 
 def _retry_after(header: str) -> float:

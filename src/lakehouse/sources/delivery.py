@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -63,8 +64,9 @@ class _Records:
             self._outcomes[number] = None if error is None else error.str() if hasattr(error, "str") else str(error)
             self._left -= 1
             last = self._left == 0
-        if last and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._finish)
+        if last:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                self.loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
         if not self.done.done():
@@ -97,10 +99,14 @@ class Delivery:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._producer.poll(0.1)
-            if self._fatal.is_set():
-                self._fatal.clear()
-                self._producer = self._make()
+            try:
+                self._producer.poll(0.1)
+                if self._fatal.is_set():
+                    self._producer = self._make()
+                    self._fatal.clear()
+            except Exception:  # without this thread no request would ever be acknowledged
+                _log.exception("delivery reports could not be served")
+                self._stopping.wait(1)
 
     async def send(self, topic: str, records: Sequence[tuple[bytes | None, bytes]]) -> list[str | None]:
         """Send records, given as (key, value), in order, and wait for the broker's word.

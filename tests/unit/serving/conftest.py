@@ -17,7 +17,7 @@ from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import Keys, issue
-from serving.stores import Answer, StoreAway, claimed
+from serving.stores import Answer, claimed
 
 KEYS = Keys({"new": "n" * 32, "old": "o" * 32})
 EVENT = {
@@ -74,11 +74,11 @@ class Remembered:
 
     def __init__(self) -> None:
         self.held: dict[str, tuple[str, str, Answer | None]] = {}
-        self.away = False
+        self.away: Exception | None = None
 
     def _answers(self) -> None:
         if self.away:
-            raise StoreAway("refused")
+            raise self.away
 
     async def begin(self, key: str, digest: str, owner: str) -> Answer | None:
         self._answers()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lakehouse.sources.delivery import Delivery
 from serving.auth import issue
 from serving.body import MAX_BYTES, MAX_EVENTS, elements
+from serving.stores import StoreAway
 
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -323,7 +324,7 @@ async def test_a_second_request_with_a_key_that_is_being_served_is_told_so(
 async def test_without_the_store_a_key_is_503_and_nothing_is_sent(
     api: httpx2.AsyncClient, broker: Broker, answers: Remembered
 ) -> None:
-    answers.away = True
+    answers.away = StoreAway("refused")
     answer = await post(api, EVENT, Idempotency_Key="k")
     assert answer.status_code == 503 and answer.headers["Retry-After"] == "5" and broker.records == []
     assert (await post(api, EVENT)).status_code == 202
@@ -339,6 +340,32 @@ async def test_every_answer_carries_the_requests_id(api: httpx2.AsyncClient) -> 
     for answer in (await api.get("/nowhere"), await api.get("/v1/events")):
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
+
+
+async def test_what_nobody_expected_is_a_problem_that_tells_the_log_entry_alone(
+    api: httpx2.AsyncClient, answers: Remembered, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers.away = RuntimeError("secret")
+    answer = await post(api, EVENT, Idempotency_Key="k")
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:lakehouse:problem:internal")
+    assert answer.json()["request_id"] in caplog.text and "secret" not in answer.text
+
+
+async def test_a_caller_who_leaves_amid_the_body_sends_nothing(api: httpx2.AsyncClient, broker: Broker) -> None:
+    parts = iter([{"type": "http.request", "body": b'{"event_id"', "more_body": True}, {"type": "http.disconnect"}])
+    headers = {**api.headers, "Authorization": api.headers["Authorization"], "Content-Type": "application/json"}
+    scope = {"type": "http", "method": "POST", "path": "/v1/events", "query_string": b"", "http_version": "1.1"}
+    scope["headers"] = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return next(parts)
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    await api._transport.app(scope, receive, send)  # type: ignore[attr-defined]
+    assert broker.records == answered == []
 
 
 async def test_no_other_site_is_allowed_in(api: httpx2.AsyncClient) -> None:
