@@ -65,7 +65,8 @@ class Events:
         batch_bytes: bytes of a batch, unpacked, at most, where it is more than one event.
         age: how long an event may wait for others to share its batch.
         spool_bytes: how many bytes of events the spool holds, at most.
-        on_rejected: called, in the client's thread, with each event that the API rejected; logged in any case.
+        on_rejected: called, in the thread that sends, with each event that the API rejected; logged in any case. It may
+            be called again for an event after a crash, and must not wait for :meth:`flush`.
         first_pause: before the first repeat; each further pause is twice as long, up to ``longest_pause``, less a
             random part of up to a half. The API's ``Retry-After`` counts where it is longer.
         longest_pause: see there.
@@ -103,7 +104,7 @@ class Events:
         self._count, self._bytes, self._sent, self._done = self._totals()
         self._oldest = 0.0 if self._count else None  # what an earlier process left is due at once
         self._read_at = 0.0
-        self._urgent = self._closed = self._stopping = False
+        self._urgent = self._hurry = self._closed = self._stopping = False
         self._changed = threading.Condition()  # guards all of the above
         self._http = httpx2.Client(timeout=timeout.total_seconds(), transport=transport)
         self._thread = threading.Thread(target=self._run, name="lakehouse-events", daemon=True)
@@ -181,7 +182,7 @@ class Events:
             return self._trouble
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Send all that was taken before the call, without waiting for further events to share a batch.
+        """Send all that was taken before the call, at once: neither for further events nor for a pause is waited.
 
         Args:
             timeout: seconds to wait for it, or None for as long as it takes.
@@ -191,7 +192,7 @@ class Events:
         """
         with self._changed:
             upto = self._sent
-            self._urgent = True
+            self._urgent = self._hurry = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._done >= upto or self._stopping, timeout)
             return self._done >= upto
@@ -207,9 +208,7 @@ class Events:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(
-            _LAST_WORD_S
-        )  # a request that still waits for its answer is left to its own: it can be repeated
+        self._thread.join(_LAST_WORD_S)  # longer for no answer: the request can be repeated
         with self._changed:
             self._spool.close()
         self._http.close()
@@ -240,7 +239,10 @@ class Events:
             backoff = min(self._longest_pause_s, self._first_pause_s * 2.0 ** min(failures, 30))
             failures += 1
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping, max(pause, backoff * random.uniform(0.5, 1)))
+                self._changed.wait_for(lambda: self._stopping, pause)  # what the API asked for
+                left = backoff * random.uniform(0.5, 1) - pause
+                self._changed.wait_for(lambda: self._stopping or self._hurry, left)
+                self._hurry = False
 
     def _next_batch(self) -> list[tuple[int, bytes]]:
         """Wait until a batch is due, and read it: (number, JSON) of the oldest events; empty when it is time to end."""

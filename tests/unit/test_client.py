@@ -180,6 +180,14 @@ def test_a_retry_after_is_waited_for(client: Client) -> None:
     assert "503" in events.trouble
 
 
+def test_a_flush_cuts_a_pause_short_that_the_api_has_not_asked_for(client: Client) -> None:
+    api = Api(httpx2.ConnectError("refused"), 202)
+    events = client(api, batch=1, first_pause=LATER, longest_pause=LATER)
+    events.send(event_type="view", user_id="u")
+    assert api.asked.acquire(timeout=5)
+    assert events.flush(5)
+
+
 def test_what_something_on_the_way_finds_too_large_is_halved(client: Client) -> None:
     told: list[Rejected] = []
     api = Api(413, 413, 413, 202)
@@ -233,9 +241,11 @@ def test_close_leaves_what_could_not_be_sent_and_the_next_client_sends_it_first(
     with pytest.raises(SpoolError, match="closed"):
         away.send(event_type="view", user_id="u")
     api = Api()
+    api.open.clear()
     events = client(api)
     assert events.pending == 3
     events.send(event_type="view", user_id="3")
+    api.open.set()
     assert events.flush(5) and api.users == ["0", "1", "2", "3"]
 
 
