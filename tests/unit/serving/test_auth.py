@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,16 @@ def test_secrets_come_from_the_environment_alone_and_are_long(monkeypatch: pytes
     (tmp_path / "local.yaml").write_text("")
     with pytest.raises(SettingsError, match=r"api\.secrets does not belong into a file"):
         load(tmp_path)
+
+
+async def test_the_body_of_a_stranger_is_not_read(api: httpx2.AsyncClient) -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * 65536
+
+    answer = await api.post("/v1/events", content=endless(), headers={"Authorization": "Bearer x.y.z"})
+    assert answer.status_code == 401 and read == 0
