@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
-from conftest import EVENT, KEYS
+from fakes import EVENT, KEYS
 from pydantic import SecretStr
 
 from lakehouse.settings import Api, Settings, SettingsError, load

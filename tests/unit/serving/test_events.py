@@ -13,7 +13,7 @@ import httpx2
 import orjson
 import pytest
 from confluent_kafka import KafkaError
-from conftest import EVENT, KEYS, Broker, Remembered
+from fakes import EVENT, KEYS, Broker, Remembered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
