@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import orjson
 import regex
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from lakehouse.collect.event import METADATA, Event, delivered, iso, put, reference, tag, template
 from lakehouse.collect.options import CodecOptions
@@ -22,6 +22,8 @@ from lakehouse.collect.plugins import Codec, Plugin, options
 
 Shape = Literal["unit", "stream", "line"]
 """How an input hands bytes over: one datagram or body, any piece of a stream, or one line without its end."""
+CodecName = str | InstanceOf[Plugin]
+"""The ``codec`` option of an input or output: a name, or a codec with options."""
 CUT = "_cut"
 LINE_BYTES = 20 * 1024 * 1024
 """Longest line, in bytes, that stays whole: Logstash's ``decode_size_limit_bytes``."""

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from lakehouse.collect.codecs import CUT, LINE_BYTES, Decoder, Delimiter, Splitter, codec
+from lakehouse.collect.codecs import CUT, LINE_BYTES, CodecName, Decoder, Delimiter, Splitter, codec
 from lakehouse.collect.event import Event, put, tag
-from lakehouse.collect.inputs.listening import CodecName, from_host, marking
+from lakehouse.collect.inputs.listening import from_host, marking
 from lakehouse.collect.options import InputOptions, Listed
 from lakehouse.collect.plugins import Intake, Plugin
 
