@@ -237,7 +237,10 @@ class _Whole:
     """What codecs have in common that keep nothing between calls."""
 
     silence: float | None = None
-    pending = 0
+
+    @property
+    def pending(self) -> int:
+        return 0
 
     def flush(self) -> Iterable[Event]:
         return ()
@@ -327,7 +330,7 @@ class Multiline(_Whole):
         self._since = datetime.now(UTC)
 
     @property
-    def pending(self) -> int:  # type: ignore[override]
+    def pending(self) -> int:
         """Lines of the event that is not complete."""
         return len(self._lines)
 
@@ -384,7 +387,11 @@ class Delimited:
     def __init__(self, inner: Any, delimiter: bytes, limit: int) -> None:
         self._inner, self._splitter = inner, Splitter(delimiter, limit)
         self.silence: float | None = inner.silence
-        self.pending = 0
+
+    @property
+    def pending(self) -> int:
+        """Lines of the event that is not complete."""
+        return int(self._inner.pending)
 
     def decode(self, data: bytes) -> Iterable[Event]:
         """The events of the lines that are complete."""
