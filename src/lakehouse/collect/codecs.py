@@ -10,11 +10,11 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import orjson
 import regex
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from lakehouse.collect.event import METADATA, Event, delivered, iso, put, reference, tag, template
 from lakehouse.collect.options import CodecOptions
@@ -22,6 +22,8 @@ from lakehouse.collect.plugins import Codec, Plugin, options
 
 Shape = Literal["unit", "stream", "line"]
 """How an input hands bytes over: one datagram or body, any piece of a stream, or one line without its end."""
+CodecName = str | InstanceOf[Plugin]
+"""The ``codec`` option of an input or output: a name, or a codec with options."""
 CUT = "_cut"
 LINE_BYTES = 20 * 1024 * 1024
 """Longest line, in bytes, that stays whole: Logstash's ``decode_size_limit_bytes``."""
@@ -121,105 +123,36 @@ class Splitter:
         self._cutting = False
 
 
-class PlainOptions(CodecOptions):
-    """``format`` is a template for outputs; ``@timestamp host message`` without one."""
-
-    charset: str = "UTF-8"
-    format: str | None = None
-
-    @field_validator("charset")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            return codecs.lookup(name).name
-        except LookupError:
-            raise ValueError(f"there is no charset {name!r}") from None
-
-    @field_validator("format")
-    @classmethod
-    def _readable(cls, source: str | None) -> str | None:
-        template(source or "")
-        return source
+def _charset(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError(f"there is no charset {name!r}") from None
 
 
-class LineOptions(PlainOptions):
-    """Lines end with ``delimiter``; ``decode_size_limit_bytes`` is the longest that stays whole."""
-
-    delimiter: str = "\n"
-    decode_size_limit_bytes: int = Field(LINE_BYTES, ge=1)
-
-    @field_validator("delimiter")
-    @classmethod
-    def _some(cls, text: str) -> str:
-        return unescaped(text)
-
-
-def unescaped(delimiter: str) -> str:
-    """A delimiter as meant: the pipeline's language leaves ``\\n`` in a string two characters."""
+def _unescaped(delimiter: str) -> str:
     text = delimiter.replace(r"\r", "\r").replace(r"\n", "\n").replace(r"\t", "\t").replace(r"\0", "\0")
     if not text:
         raise ValueError("a delimiter is at least one character")
     return text
 
 
-class JsonOptions(CodecOptions):
-    """``target`` is the field that takes the object; the event itself without one."""
-
-    charset: str = "UTF-8"
-    target: str | None = None
-
-    _known = field_validator("charset")(PlainOptions._known.__func__)  # type: ignore[attr-defined]
-
-    @field_validator("target")
-    @classmethod
-    def _named(cls, name: str | None) -> str | None:
-        if name is not None:
-            reference(name)
-        return name
-
-
-class JsonLinesOptions(JsonOptions):
-    """JSON objects, one a line."""
-
-    delimiter: str = "\n"
-    decode_size_limit_bytes: int = Field(LINE_BYTES, ge=1)
-
-    _some = field_validator("delimiter")(LineOptions._some.__func__)  # type: ignore[attr-defined]
-
-
-class MultilineOptions(CodecOptions):
-    """Lines that ``pattern`` finds (or with ``negate`` does not) belong to the ``previous`` or ``next`` line."""
-
-    pattern: str
-    what: Literal["previous", "next"]
-    negate: bool = False
-    charset: str = "UTF-8"
-    multiline_tag: str = "multiline"
-    max_lines: int = Field(500, ge=1)
-    max_bytes: int = 10 * 1024 * 1024
-    auto_flush_interval: float | None = Field(None, gt=0)
-    """Seconds of silence after which the last event is complete; without it the next one's first line completes it."""
-
-    _known = field_validator("charset")(PlainOptions._known.__func__)  # type: ignore[attr-defined]
-
-    @field_validator("max_bytes", mode="before")
-    @classmethod
-    def _size(cls, value: Any, info: ValidationInfo) -> Any:
-        return bytes_of(value)
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, source: str) -> str:
-        expression(source)
-        return source
-
-
-def bytes_of(value: Any) -> Any:
-    """A size as Logstash writes it: a number of bytes, or ``10 MiB``, ``64kb`` (of 1024 and of 1000)."""
+def _bytes(value: Any) -> int:
     found = regex.fullmatch(r"\s*(\d+)\s*([kmgt]?)(i?)b?\s*", str(value), regex.IGNORECASE)
     if found is None:
         raise ValueError("write a number of bytes, or a size as 10 MiB")
-    return int(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " ")
+    power: int = (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " ")
+    return int(found[1]) * power
+
+
+def _checked(check: Callable[[str], Any]) -> AfterValidator:
+    """A validator that keeps a text as it is where ``check`` has nothing against it."""
+
+    def validated(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(validated)
 
 
 def expression(source: str) -> regex.Pattern[str]:
@@ -234,6 +167,56 @@ def expression(source: str) -> regex.Pattern[str]:
         return regex.compile(source)
     except regex.error as error:
         raise ValueError(f"{source!r} is not a regular expression: {error}") from None
+
+
+Charset = Annotated[str, AfterValidator(_charset)]
+Delimiter = Annotated[str, AfterValidator(_unescaped)]
+"""As meant: the pipeline's language leaves ``\\n`` in a string two characters."""
+Size = Annotated[int, BeforeValidator(_bytes)]
+"""Bytes, as Logstash writes them: a number, or ``10 MiB``, ``64kb`` (of 1024 and of 1000)."""
+Template = Annotated[str, _checked(template)]
+
+
+class PlainOptions(CodecOptions):
+    """``format`` is a template for outputs; time, host and message without one."""
+
+    charset: Charset = "utf-8"
+    format: Template | None = None
+
+
+class LineOptions(PlainOptions):
+    """Lines end with ``delimiter``; ``decode_size_limit_bytes`` is the longest that stays whole."""
+
+    delimiter: Delimiter = "\n"
+    decode_size_limit_bytes: int = Field(LINE_BYTES, ge=1)
+
+
+class JsonOptions(CodecOptions):
+    """``target`` is the field that takes the object; the event itself without one."""
+
+    charset: Charset = "utf-8"
+    target: Annotated[str, _checked(reference)] | None = None
+
+
+class JsonLinesOptions(JsonOptions):
+    """JSON objects, one a line."""
+
+    delimiter: Delimiter = "\n"
+    decode_size_limit_bytes: int = Field(LINE_BYTES, ge=1)
+
+
+class MultilineOptions(CodecOptions):
+    """Lines that ``pattern`` finds (or with ``negate`` does not) belong to the ``previous`` or ``next`` line."""
+
+    pattern: Annotated[str, _checked(expression)]
+    what: Literal["previous", "next"]
+    negate: bool = False
+    charset: Charset = "utf-8"
+    multiline_tag: str = "multiline"
+    max_lines: int = Field(500, ge=1)
+    max_bytes: Size = 10 * 1024 * 1024
+    auto_flush_interval: float | None = Field(None, gt=0)
+    """Seconds of silence after which the last event is complete; without it the next one's first line completes it."""
 
 
 class Decoder(Codec, Protocol):
@@ -254,7 +237,10 @@ class _Whole:
     """What codecs have in common that keep nothing between calls."""
 
     silence: float | None = None
-    pending = 0
+
+    @property
+    def pending(self) -> int:
+        return 0
 
     def flush(self) -> Iterable[Event]:
         return ()
@@ -344,7 +330,7 @@ class Multiline(_Whole):
         self._since = datetime.now(UTC)
 
     @property
-    def pending(self) -> int:  # type: ignore[override]
+    def pending(self) -> int:
         """Lines of the event that is not complete."""
         return len(self._lines)
 
@@ -401,7 +387,11 @@ class Delimited:
     def __init__(self, inner: Any, delimiter: bytes, limit: int) -> None:
         self._inner, self._splitter = inner, Splitter(delimiter, limit)
         self.silence: float | None = inner.silence
-        self.pending = 0
+
+    @property
+    def pending(self) -> int:
+        """Lines of the event that is not complete."""
+        return int(self._inner.pending)
 
     def decode(self, data: bytes) -> Iterable[Event]:
         """The events of the lines that are complete."""

@@ -27,7 +27,7 @@ from lakehouse.collect.event import METADATA, Event
 MAX_BYTES = 1024**3
 """Logstash's ``queue.max_bytes``."""
 BATCH_EVENTS = 2000
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 8 << 20
 _FORGET_AFTER_S = 0.2
 _RETRY_S = 1.0
 _SCHEMA = """

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collect.fakes import plugin
-from lakehouse.collect.codecs import Splitter, bytes_of, codec, made, text_of
+from lakehouse.collect.codecs import MultilineOptions, Splitter, codec, made, text_of
 from lakehouse.collect.plugins import ConfigError, Plugin
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -126,7 +126,11 @@ def test_a_joined_event_is_bounded_in_lines_and_bytes() -> None:
     assert [e.get("tags") for e in many] == [["multiline", "multiline_codec_max_lines_reached"]] * 2 + [None]
     long = decoded("multiline", [b" 1234\n" * 4], pattern=r"^\s", what="previous", max_bytes="10")
     assert [len(e["message"].split("\n")) for e in long] == [2, 2]
-    assert bytes_of("10 MiB") == 10 << 20 and bytes_of("64kb") == 64000
+
+
+@pytest.mark.parametrize(("written", "size"), [("10 MiB", 10 << 20), ("64kb", 64_000), (7, 7), ("8", 8)])
+def test_sizes_are_written_as_in_logstash(written: Any, size: int) -> None:
+    assert MultilineOptions(pattern="a", what="next", max_bytes=written).max_bytes == size
 
 
 def test_a_stream_takes_plain_as_line_and_json_as_json_lines() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from collect.fakes import Intake, plugin, running
+from lakehouse.collect.codecs import text_of
+from lakehouse.collect.event import delivered
 from lakehouse.collect.inputs import INPUTS, opened
 from lakehouse.collect.inputs.http import Http, HttpOptions
 from lakehouse.collect.inputs.listening import InputError
@@ -53,6 +57,22 @@ def test_tcp_cuts_a_flood_without_newlines() -> None:
             await intake.until(11)
         assert [len(m) for m in intake.messages()] == [100_000] * 10 + [50_000]
         assert all(event["tags"] == ["_cut"] for event in intake.events)
+
+    run(test())
+
+
+def test_whatever_lines_come_each_is_an_event_that_can_be_delivered() -> None:
+    chance = random.Random(7)
+    lines = [chance.randbytes(chance.randrange(400)).replace(b"\n", b"") for _ in range(3000)]
+    lines += [chance.randbytes(1_000_000).replace(b"\n", b""), b'{"a":' * 3000, b"\xf0\x9f" * 500]
+
+    async def test() -> None:
+        intake = Intake()
+        async with running(opened(plugin("tcp", port=0)), intake) as port:
+            await send(port, b"\n".join(lines) + b"\n")
+            await intake.until(len(lines))
+        assert intake.messages() == [text_of(line) for line in lines]
+        assert all(orjson.loads(delivered(event)) for event in intake.events)
 
     run(test())
 

@@ -115,7 +115,7 @@ class Index:
         self.documents: dict[tuple[str, str], Any] = {}
         self.errors, self.fails, self.most = errors or {}, fails or [], most
 
-    def bulk(self, *, operations: list[bytes]) -> Any:
+    def bulk(self, *, operations: list[bytes], filter_path: str) -> Any:
         if self.fails:
             raise self.fails.pop(0)
         if len(operations) > 2 * self.most:

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from lakehouse.collect.codecs import CUT, LINE_BYTES, Decoder, Splitter, codec, unescaped
+from lakehouse.collect.codecs import CUT, LINE_BYTES, CodecName, Decoder, Delimiter, Splitter, codec
 from lakehouse.collect.event import Event, put, tag
-from lakehouse.collect.inputs.listening import CodecName, from_host, marking
+from lakehouse.collect.inputs.listening import from_host, marking
 from lakehouse.collect.options import InputOptions, Listed
 from lakehouse.collect.plugins import Intake, Plugin
 
@@ -46,7 +46,7 @@ class FileOptions(InputOptions):
     stat_interval: float = Field(1, gt=0)
     discover_interval: int = Field(15, ge=1)
     close_older: float = Field(3600, gt=0)
-    delimiter: str = "\n"
+    delimiter: Delimiter = "\n"
     mode: Literal["tail"] = "tail"
     file_chunk_size: int = Field(256 * 1024, ge=1)  # Logstash: 32 KiB; a chunk here is one transaction
 
@@ -56,11 +56,6 @@ class FileOptions(InputOptions):
         if not paths or not all(Path(path).is_absolute() for path in paths):
             raise ValueError("paths are absolute")
         return paths
-
-    @field_validator("delimiter")
-    @classmethod
-    def _some(cls, text: str) -> str:
-        return unescaped(text)
 
 
 @dataclass

@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 from pydantic import Field, SecretStr
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.event import METADATA, Event, put
-from lakehouse.collect.inputs.listening import CodecName, ListenOptions, bound, from_host, marking
+from lakehouse.collect.inputs.listening import ListenOptions, bound, from_host, marking
 from lakehouse.collect.plugins import Intake, Plugin
 
 BUSY_S = 10.0

@@ -11,14 +11,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, InstanceOf, model_validator
+from pydantic import Field, model_validator
 
 from lakehouse.collect.event import Event, append, reference, tag, template
 from lakehouse.collect.options import InputOptions, Listed
-from lakehouse.collect.plugins import Plugin
 
 READ_BYTES = 256 * 1024
-CodecName = str | InstanceOf[Plugin]
 Connect = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _log = logging.getLogger(__name__)
 

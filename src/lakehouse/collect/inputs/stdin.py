@@ -8,9 +8,9 @@ import socket
 import sys
 import threading
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.event import Event
-from lakehouse.collect.inputs.listening import READ_BYTES, CodecName, from_host, marking
+from lakehouse.collect.inputs.listening import READ_BYTES, from_host, marking
 from lakehouse.collect.options import InputOptions
 from lakehouse.collect.plugins import Intake, Plugin
 

@@ -9,12 +9,12 @@ import asyncio
 from concurrent.futures import Future
 from typing import Literal
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.event import METADATA, Event, put
-from lakehouse.collect.inputs.listening import READ_BYTES, CodecName, ListenOptions, marking, serve
+from lakehouse.collect.inputs.listening import READ_BYTES, ListenOptions, marking, serve
 from lakehouse.collect.plugins import Intake, Plugin
 
-STOP_S = 2.0
+STOP_S = 1.0
 """Seconds that an unfinished line may wait for room in the queue when the collector stops."""
 
 

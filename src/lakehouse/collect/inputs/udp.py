@@ -12,9 +12,9 @@ from concurrent.futures import Future
 
 from pydantic import Field
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.event import Event
-from lakehouse.collect.inputs.listening import CodecName, bound, from_host, marking
+from lakehouse.collect.inputs.listening import bound, from_host, marking
 from lakehouse.collect.options import InputOptions
 from lakehouse.collect.plugins import Intake, Plugin
 

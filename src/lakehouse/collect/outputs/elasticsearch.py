@@ -21,6 +21,9 @@ from lakehouse.sinks.elasticsearch import CHUNK_BYTES, document_id
 _LATER = {401, 403, 408, 429}
 """Not the document's fault: credentials, a block on the index, too much at once; so are all from 500."""
 
+_ANSWER = "errors,items.*._index,items.*.status,items.*.error"
+"""What is read of an answer: all of it is half as long as the documents."""
+
 
 class ElasticsearchOptions(OutputOptions):
     """``index`` and ``document_id`` are templates."""
@@ -53,7 +56,7 @@ class ElasticsearchOptions(OutputOptions):
 class Client(Protocol):
     """What the output needs of a client; ``elasticsearch.Elasticsearch`` has it."""
 
-    def bulk(self, *, operations: list[bytes]) -> Any:
+    def bulk(self, *, operations: list[bytes], filter_path: str) -> Any:
         """The answer to a bulk request, by item."""
 
     def close(self) -> None:
@@ -129,7 +132,9 @@ class ElasticsearchOutput:
     def _bulk(self, chunk: list[tuple[Event, bytes, bytes]], left: list[Event], reasons: list[str]) -> None:
         """Send one request; what is to be sent again is added to ``left``."""
         try:
-            answer = self._client.bulk(operations=[line for _, action, body in chunk for line in (action, body)])
+            answer = self._client.bulk(
+                operations=[line for _, action, body in chunk for line in (action, body)], filter_path=_ANSWER
+            )
         except ApiError as error:
             if error.status_code not in (400, 413):  # the request's fault, not a document's
                 raise Away(self._where(f"{error.status_code} {error.message}")) from None

@@ -12,10 +12,9 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.deadletters import Refuse, append
 from lakehouse.collect.event import Event, template
-from lakehouse.collect.inputs.listening import CodecName
 from lakehouse.collect.options import OutputOptions
 from lakehouse.collect.plugins import Away, Plugin
 

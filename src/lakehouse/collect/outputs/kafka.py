@@ -12,10 +12,9 @@ from typing import Any, Literal
 from confluent_kafka import KafkaError, KafkaException, Producer
 from pydantic import Field
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.deadletters import Refuse
 from lakehouse.collect.event import Event, template
-from lakehouse.collect.inputs.listening import CodecName
 from lakehouse.collect.options import OutputOptions
 from lakehouse.collect.plugins import Away, Plugin
 from lakehouse.settings import Kafka, Settings

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import BinaryIO
 
-from lakehouse.collect.codecs import codec
+from lakehouse.collect.codecs import CodecName, codec
 from lakehouse.collect.deadletters import Refuse
 from lakehouse.collect.event import Event
-from lakehouse.collect.inputs.listening import CodecName
 from lakehouse.collect.options import OutputOptions
 from lakehouse.collect.plugins import Away, Plugin
 
