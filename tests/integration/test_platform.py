@@ -74,7 +74,7 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
     """
     extra = {"LAKEHOUSE_STREAM__ENGINE": engine}
     for number, point in enumerate(points):
-        query, records = point.partition(":")[0], mixed(f"{point}-{number}")
+        query, records = point.partition(":")[0], mixed(f"{engine}-{point}-{number}")
         less = dict[str, str]()
         if alone:
             less["LAKEHOUSE_STREAM__STORES"] = json.dumps([query] if query in stack.stream.stores else [])
