@@ -15,7 +15,7 @@ from deltalake.fs import DeltaStorageHandler
 
 from lakehouse import stack as servers
 from lakehouse.audit import audit
-from lakehouse.flows import effects
+from lakehouse.flows import TABLES, effects
 from lakehouse.inspect import wait
 from lakehouse.query import query
 from lakehouse.runtime.effects import MOMENTS
@@ -74,7 +74,7 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
     """
     extra = {"LAKEHOUSE_STREAM__ENGINE": engine}
     for number, point in enumerate(points):
-        query, records = point.partition(":")[0], mixed(f"{point}-{number}")
+        query, records = point.partition(":")[0], mixed(f"{engine}-{point}-{number}")
         less = dict[str, str]()
         if alone:
             less["LAKEHOUSE_STREAM__STORES"] = json.dumps([query] if query in stack.stream.stores else [])
@@ -101,6 +101,20 @@ def test_killed_servers_lose_nothing(stack: Settings, stream: StreamProcess) -> 
         send(stack, *mixed(f"after-{name}"))
     result = settled(stack)
     assert result["balanced"], problems(result)
+
+
+def test_mongodb_keeps_the_newest_version_of_a_document(stack: Settings) -> None:
+    """Among many others too: the stand-in finds the candidates by an index of ours."""
+    apart = stack.model_copy(update={"mongo": stack.mongo.model_copy(update={"database": "apart"})})
+    sink, table = MongoSink(apart), TABLES["gold.post_engagement_daily"]
+    rows = [(f"2026-01-01:p-{i}", 2, {"post_id": f"p-{i}", "views": 2}) for i in range(3000)]
+    sink.upsert(table, rows)
+    sink.upsert(table, [(key, 1, row | {"views": 1}) for key, _, row in rows[:10]])
+    sink.upsert(table, [(key, 3, row | {"views": 3}) for key, _, row in rows[10:20]])
+    sink.upsert(table, rows[:10])
+    found = sink.database["post_engagement"]
+    assert [found.count_documents({"views": views}) for views in (1, 2, 3)] == [0, 2990, 10]
+    assert found.count_documents({"_id": {"$in": [rows[0][0], rows[15][0]]}, "version": {"$gte": 3}}) == 1
 
 
 def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settings) -> None:

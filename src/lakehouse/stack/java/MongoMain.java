@@ -1,6 +1,11 @@
+import de.bwaldvogel.mongo.MongoCollection;
+import de.bwaldvogel.mongo.MongoDatabase;
 import de.bwaldvogel.mongo.MongoServer;
 import de.bwaldvogel.mongo.MongoVersion;
+import de.bwaldvogel.mongo.backend.Index;
+import de.bwaldvogel.mongo.backend.IndexKey;
 import de.bwaldvogel.mongo.backend.h2.H2Backend;
+import de.bwaldvogel.mongo.backend.h2.H2Database;
 import de.bwaldvogel.mongo.bson.Document;
 import de.bwaldvogel.mongo.wire.message.MongoMessage;
 import java.util.List;
@@ -19,6 +24,96 @@ public class MongoMain extends H2Backend {
 
     MongoMain(MVStore store) {
         super(store);
+    }
+
+    @Override
+    protected MongoDatabase openOrCreateDatabase(String name) {
+        return new H2Database(name, getMvStore(), getCursorRegistry()) {
+            @Override
+            protected Index<Object> openOrCreateUniqueIndex(String collection, String index, List<IndexKey> keys,
+                    boolean sparse) {
+                return new Narrowing(super.openOrCreateUniqueIndex(collection, index, keys, sparse), keys, sparse);
+            }
+        };
+    }
+
+    /**
+     * A unique index that also finds the candidates of a query with more fields than its own, as MongoDB's do. 1.47.0
+     * reads the whole collection for {@code {_id: x, version: {$lte: v}}}: 20 s for 200 upserts into 40,000 documents.
+     */
+    private static class Narrowing extends Index<Object> {
+        private final Index<Object> inner;
+
+        Narrowing(Index<Object> inner, List<IndexKey> keys, boolean sparse) {
+            super(inner.getName(), keys, sparse);
+            this.inner = inner;
+        }
+
+        private Document own(Document query) {
+            Document part = new Document();
+            keys().forEach(key -> part.put(key, query.get(key)));
+            return part;
+        }
+
+        @Override
+        public boolean canHandle(Document query) {
+            return query.keySet().containsAll(keySet()) && inner.canHandle(own(query));
+        }
+
+        @Override
+        public Iterable<Object> getPositions(Document query) {
+            return inner.getPositions(own(query));
+        }
+
+        @Override
+        public Object getPosition(Document document) {
+            return inner.getPosition(document);
+        }
+
+        @Override
+        public void checkAdd(Document document, MongoCollection<Object> collection) {
+            inner.checkAdd(document, collection);
+        }
+
+        @Override
+        public void add(Document document, Object position, MongoCollection<Object> collection) {
+            inner.add(document, position, collection);
+        }
+
+        @Override
+        public Object remove(Document document) {
+            return inner.remove(document);
+        }
+
+        @Override
+        public void checkUpdate(Document old, Document document, MongoCollection<Object> collection) {
+            inner.checkUpdate(old, document, collection);
+        }
+
+        @Override
+        public void updateInPlace(Document old, Document document, Object position, MongoCollection<Object> collection) {
+            inner.updateInPlace(old, document, position, collection);
+        }
+
+        @Override
+        public long getCount() {
+            return inner.getCount();
+        }
+
+        @Override
+        public long getDataSize() {
+            return inner.getDataSize();
+        }
+
+        @Override
+        public boolean isUnique() {
+            return true;
+        }
+
+        @Override
+        public void drop() {
+            inner.drop();
+        }
     }
 
     @Override
