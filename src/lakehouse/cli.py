@@ -225,6 +225,7 @@ def collect(
 ) -> None:
     """Run a Logstash pipeline here until stopped: logs from shippers, sockets and files to Kafka and Elasticsearch."""
     import asyncio
+    import logging
 
     from lakehouse.collect import collector
 
@@ -235,6 +236,7 @@ def collect(
         typer.echo(f"{path}: in order")
         return
     _log_to_stderr()
+    logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # the pipeline tells of an outage once
     asyncio.run(collector.collector(settings, path).run())
 
 

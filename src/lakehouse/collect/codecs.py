@@ -17,6 +17,7 @@ import regex
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
 from lakehouse.collect.event import METADATA, Event, delivered, iso, put, reference, tag, template
+from lakehouse.collect.filters.grok import Pattern, library
 from lakehouse.collect.options import CodecOptions
 from lakehouse.collect.plugins import Codec, Plugin, options
 
@@ -156,17 +157,15 @@ def _checked(check: Callable[[str], Any]) -> AfterValidator:
 
 
 def expression(source: str) -> regex.Pattern[str]:
-    """The compiled pattern of ``multiline``.
+    """The compiled pattern of ``multiline``, in which grok's patterns of the standard library may stand.
 
     Raises:
-        ValueError: it is not a regular expression, or names grok patterns.
+        ValueError: it is not a regular expression, or names a pattern that is not defined.
     """
-    if "%{" in source:
-        raise ValueError("grok patterns have no meaning here: write the regular expression")
     try:
-        return regex.compile(source)
-    except regex.error as error:
-        raise ValueError(f"{source!r} is not a regular expression: {error}") from None
+        return Pattern(source, library()).compiled
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("match: ")) from None
 
 
 Charset = Annotated[str, AfterValidator(_charset)]

@@ -121,6 +121,12 @@ def test_lines_are_joined_to_the_previous_or_the_next() -> None:
     ] == ["1 x\ny", "2 z"]  # fmt: skip
 
 
+def test_lines_are_joined_by_groks_patterns_too() -> None:
+    lines = [b"2026-01-02T03:04:05Z a\n", b"  at b\n", b"2026-01-02T03:04:06Z c\n"]
+    events = decoded("multiline", lines, pattern="^%{TIMESTAMP_ISO8601} ", what="previous", negate=True)
+    assert [e["message"] for e in events] == ["2026-01-02T03:04:05Z a\n  at b", "2026-01-02T03:04:06Z c"]
+
+
 def test_a_joined_event_is_bounded_in_lines_and_bytes() -> None:
     many = decoded("multiline", [b" x\n" * 5], pattern=r"^\s", what="previous", max_lines=2)
     assert [e.get("tags") for e in many] == [["multiline", "multiline_codec_max_lines_reached"]] * 2 + [None]
@@ -162,7 +168,7 @@ def test_an_event_is_written_as_its_codec_says() -> None:
     [
         ("avro", r"test.conf:1: input tcp: codec 'avro' is not supported; known are plain"),
         (chosen("multiline", pattern="(", what="next"), "pattern: .*not a regular expression"),
-        (chosen("multiline", pattern="%{DATE}", what="next"), "grok patterns"),
+        (chosen("multiline", pattern="%{NOPE}", what="next"), "is not defined"),
         (chosen("line", charset="latin-99"), "no charset 'latin-99'"),
         (chosen("json", colour=1), "option 'colour' is not supported"),
     ],
