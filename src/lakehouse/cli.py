@@ -46,7 +46,7 @@ class Verbs(TyperGroup):
 def one_line(error: Exception) -> str:
     """An error as one line: our own ones say what to do, of others the type is told too."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if type(error).__module__.partition(".")[0] == "lakehouse":
+    if type(error).__module__.partition(".")[0] in ("lakehouse", "serving"):
         return text
     return f"{type(error).__name__}: {text[:500]} (`lakehouse --debug ...` shows where)"
 
@@ -216,6 +216,70 @@ def schedule() -> None:
 
     _log_to_stderr()
     run(_settings())
+
+
+@app.command()
+def collect(
+    pipeline: Annotated[Path | None, typer.Argument(help="A pipeline file [conf/logstash/service-logs.conf].")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read the file, and start nothing.")] = False,
+) -> None:
+    """Run a Logstash pipeline here until stopped: logs from shippers, sockets and files to Kafka and Elasticsearch."""
+    import asyncio
+    import logging
+
+    from lakehouse.collect import collector
+
+    settings = _settings()
+    path = pipeline or settings.collect.pipeline
+    if check:
+        collector.check(settings, path)
+        typer.echo(f"{path}: in order")
+        return
+    _log_to_stderr()
+    logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # the pipeline tells of an outage once
+    asyncio.run(collector.collector(settings, path).run())
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [api.host: loopback].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [api.port: 8000].")] = None,
+) -> None:
+    """Serve the HTTP API here until stopped."""
+    settings = _settings()
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    _log_to_stderr()
+    _from_checkout()
+    from serving.app import serve
+
+    serve(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
+
+
+@app.command()
+def token(
+    scope: Annotated[list[str], typer.Option(help="What it allows, such as write:events; may be given again.")],
+    subject: Annotated[str, typer.Option(help="Whom it names.")] = "operator",
+    ttl: Annotated[str, typer.Option(help="For how long it is valid, such as 30m, 12h or 90d.")] = "12h",
+) -> None:
+    """Print a bearer token for the HTTP API."""
+    from datetime import timedelta
+
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}.get(ttl[-1:])
+    if unit is None or not ttl[:-1].isdecimal() or not 0 < int(ttl[:-1]) < 1_000_000:
+        raise typer.BadParameter(f"--ttl {ttl}: give a number and s, m, h or d, such as 12h")
+    _from_checkout()
+    from serving.auth import SCOPES, issue, keys
+
+    if unknown := sorted({*scope} - {*SCOPES}):
+        raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
+    typer.echo(issue(keys(_settings()), subject, scope, timedelta(**{unit: int(ttl[:-1])})))
+
+
+def _from_checkout() -> None:
+    """Make what stands beside ``src`` importable: the wheel, which executors get, holds ``lakehouse`` alone."""
+    from lakehouse.settings import PROJECT
+
+    sys.path.insert(0, str(PROJECT))
 
 
 def _log_to_stderr() -> None:

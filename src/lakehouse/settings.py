@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT = Path(os.environ.get("LAKEHOUSE_PROJECT", Path(__file__).resolve().parents[2]))
@@ -90,6 +90,34 @@ class Stream(_Part):
     """For how long an older version of a table can be read: replaced files and log entries stay as long."""
 
 
+class Collect(_Part):
+    """The collector of logs."""
+
+    pipeline: Path = PROJECT / "conf" / "logstash" / "service-logs.conf"
+    """The pipeline file, in Logstash's language."""
+
+
+class Api(_Part):
+    """The HTTP API: where it listens, and what its tokens are signed with."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
+    delivery_timeout: timedelta = timedelta(seconds=10)
+    """How long a request waits for the broker's acknowledgement before it is answered with 503."""
+
+    @field_validator("secrets")
+    @classmethod
+    def _long_enough(cls, secrets: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for kid, secret in secrets.items():
+            if len(secret.get_secret_value().encode()) < 32:  # RFC 7518, 3.2: a key as long as the hash
+                raise ValueError(
+                    f"the secret of key {kid!r} is shorter than 32 bytes: `openssl rand -hex 32` makes one"
+                )
+        return secrets
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -112,6 +140,8 @@ class Settings(BaseSettings):
     elasticsearch: Elasticsearch = Elasticsearch()
     spark: Spark = Spark()
     stream: Stream = Stream()
+    collect: Collect = Collect()
+    api: Api = Api()
 
     @property
     def root(self) -> str:
@@ -184,6 +214,8 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     profile = os.environ.get("LAKEHOUSE_PROFILE", "local")
     values = _merge(_read(conf / "base.yaml"), _read(conf / f"{profile}.yaml"))
     values["profile"] = profile
+    if "secrets" in (values.get("api") or {}):
+        raise SettingsError(f"{conf}: api.secrets does not belong into a file: set LAKEHOUSE_API__SECRETS")
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
     home = home if home.is_absolute() else PROJECT / home
     values["home"] = home

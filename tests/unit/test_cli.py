@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jwt
 import pytest
 from local_lake import local_lake
 from typer.testing import CliRunner, Result
@@ -38,7 +40,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']; import atexit; from lakehouse.cli import main\n"
-        "heavy = {'pyspark', 'pandas', 'pyarrow', 'duckdb', 'pydantic', 'confluent_kafka'}\n"
+        "heavy = {'pyspark', 'pandas', 'pyarrow', 'duckdb', 'pydantic', 'confluent_kafka', 'fastapi', 'jwt'}\n"
         "atexit.register(lambda: print(sorted(heavy & set(sys.modules))))\n"
         "main()"
     )
@@ -77,6 +79,10 @@ def test_sql_prints_json_and_csv(env: dict[str, str]) -> None:
         ("quarantine", "replay", "--all", "--set", "/rating"),
         ("quarantine", "ls", "--from", "yesterday"),
         ("demo", "--profile", "huge"),
+        ("token",),
+        ("token", "--scope", "write:all"),
+        ("token", "--scope", "admin", "--ttl", "soon"),
+        ("serve", "--port", "x"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], env: dict[str, str]) -> None:
@@ -124,3 +130,24 @@ def test_status_is_exit_code_0_when_nothing_runs(env: dict[str, str]) -> None:
     assert "no Kafka broker answers" in found["topics"]["user-events"]["error"]
     assert found["stores"]["redis"]["reachable"] is False
     assert lakehouse("status", env=env).exit_code == 0
+
+
+def test_a_token_is_printed_alone_and_names_subject_and_scopes(env: dict[str, str]) -> None:
+    result = lakehouse(
+        "token", "--scope", "write:events", "--scope", "admin", "--subject", "me", "--ttl", "1h", env=env
+    )
+    claims = jwt.decode(result.stdout.strip(), options={"verify_signature": False})
+    assert (claims["sub"], claims["scope"]) == ("me", "write:events admin")
+    assert claims["exp"] - claims["iat"] == 3600
+
+
+@pytest.mark.parametrize("verb", [("token", "--scope", "admin"), ("serve", "--port", "0")])
+def test_on_a_cluster_the_api_wants_a_secret(verb: tuple[str, ...], env: dict[str, str]) -> None:
+    result = lakehouse(*verb, env={**env, "LAKEHOUSE_PROFILE": "cluster"})
+    assert result.exit_code == 1 and "set LAKEHOUSE_API__SECRETS" in result.stderr
+
+
+def test_a_taken_port_is_one_line(env: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = lakehouse("serve", "--port", str(taken.getsockname()[1]), env=env)
+    assert result.exit_code == 1 and "cannot listen on 127.0.0.1:" in result.stderr

@@ -114,6 +114,15 @@ def _pointer(path: tuple[str, ...]) -> str:
     return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in path)
 
 
+def located(reason: str) -> tuple[str, str]:
+    """A reason as (JSON pointer, what is wrong there); the whole document's pointer is ``""``, as RFC 6901 has it.
+
+    Exact where no field's name holds ``": "``, which is so for every reason that names a field of a contract.
+    """
+    pointer, _, wrong = reason.partition(": ")
+    return "" if pointer == "/" else pointer, wrong
+
+
 Scalar = Callable[[Any, int], tuple[Any, str | None]]
 """(JSON value, arrival) -> (column value, what is wrong with it)."""
 

@@ -1,0 +1,136 @@
+// Package lineid is Filebeat's processor "line_id": it sets event.id, the same whenever the same line is read again.
+//
+// A line is named by its file (device and inode, so that a rename changes nothing), by how often that file was emptied,
+// by its place and by its text. Filebeat sends a line again when it is killed between reading it and hearing that it
+// arrived; a name that the shipper draws by lot (add_id) would then be another one, and a digest of path and offset is
+// the same for the first lines of every file that is rotated or emptied.
+package lineid
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/elastic/beats/v7/libbeat/beat"
+	"github.com/elastic/beats/v7/libbeat/common"
+	"github.com/elastic/beats/v7/libbeat/paths"
+	"github.com/elastic/beats/v7/libbeat/processors"
+)
+
+// Farthest offsets are written down this often; what is lost with a kill only matters if a file was emptied meanwhile.
+const saveEvery = time.Second
+
+func init() {
+	processors.RegisterPlugin("line_id", func(*common.Config) (processors.Processor, error) {
+		return Open(paths.Resolve(paths.Data, "line-id.json"))
+	})
+}
+
+// File is what is remembered of one file.
+type File struct {
+	Emptied  int   `json:"emptied"`  // how often it was truncated
+	Farthest int64 `json:"farthest"` // what was read since begins before this offset
+}
+
+// Processor names lines; it is shared by all harvesters.
+type Processor struct {
+	mutex sync.Mutex
+	path  string
+	host  string
+	files map[string]*File
+	known map[string]bool // read by this process already
+	saved time.Time
+}
+
+// Open starts from what the last process wrote down.
+func Open(path string) (*Processor, error) {
+	p := &Processor{path: path, files: map[string]*File{}, known: map[string]bool{}}
+	p.host, _ = os.Hostname()
+	text, err := os.ReadFile(path)
+	if os.IsNotExist(err) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &p.files)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("line_id: %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// Run sets event.id of an event that filestream read from a file, and leaves every other one alone.
+func (p *Processor) Run(event *beat.Event) (*beat.Event, error) {
+	source, ok := event.Private.(interface{ Key() string })
+	if !ok {
+		return event, nil
+	}
+	place, err := event.GetValue("log.offset")
+	if err != nil {
+		return event, nil
+	}
+	offset, ok := place.(int64)
+	if !ok {
+		return event, nil
+	}
+	path, _ := event.GetValue("log.file.path")
+	name, _ := path.(string)
+	emptied, err := p.emptied(source.Key(), name, offset)
+	if err != nil {
+		return event, err
+	}
+	message, _ := event.GetValue("message")
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%s\x1f%s\x1f%d\x1f%d\x1f%v", p.host, source.Key(), emptied, offset, message)))
+	_, err = event.PutValue("event.id", hex.EncodeToString(sum[:16]))
+	return event, err
+}
+
+func (p *Processor) String() string { return "line_id" }
+
+// emptied tells how often the file was truncated before this line. Within one process a smaller offset says that it
+// was just now; the first line after a start may also be one that is read again, then the file is as long as it was.
+func (p *Processor) emptied(key, path string, offset int64) (int, error) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	file := p.files[key]
+	if file == nil {
+		file = &File{}
+		p.files[key] = file
+	}
+	if offset < file.Farthest && (p.known[key] || shorter(path, file.Farthest)) {
+		file.Emptied++
+		file.Farthest = 0
+		p.saved = time.Time{}
+	}
+	p.known[key] = true
+	if offset >= file.Farthest {
+		file.Farthest = offset + 1
+	}
+	if time.Since(p.saved) >= saveEvery {
+		if err := p.save(); err != nil {
+			return 0, err
+		}
+		p.saved = time.Now()
+	}
+	return file.Emptied, nil
+}
+
+func shorter(path string, than int64) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() < than
+}
+
+func (p *Processor) save() error {
+	text, err := json.Marshal(p.files)
+	if err == nil {
+		err = os.WriteFile(p.path+".new", text, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(p.path+".new", p.path)
+	}
+	return err
+}

@@ -1,0 +1,105 @@
+"""A pipeline file, made ready to run: inputs, filters and outputs with their queue under the project's home."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lakehouse.collect import inputs, outputs
+from lakehouse.collect.config import Block, Branch, Config, read
+from lakehouse.collect.deadletters import DeadLetters
+from lakehouse.collect.event import Event
+from lakehouse.collect.filters import block
+from lakehouse.collect.pipeline import Pipeline
+from lakehouse.collect.plugins import Input, Output, Plugin, Route
+from lakehouse.collect.queue import Queue
+from lakehouse.settings import Settings
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What ``${...}`` in a pipeline stands for: the process's environment, then the settings' servers."""
+    return {
+        "KAFKA": settings.kafka.bootstrap_servers,
+        "ELASTICSEARCH": settings.elasticsearch.url.get_secret_value(),
+        **os.environ,
+    }
+
+
+def collector(settings: Settings, path: Path) -> Pipeline:
+    """The pipeline of a file; its queue is opened, nothing else.
+
+    Raises:
+        ConfigError: the file, a plugin, an option or a value is not known.
+        QueueError: the queue is damaged, or another collector runs with it.
+    """
+    config = read(path, environment(settings))
+    home = settings.home / "collect"
+    dead: dict[str, DeadLetters] = {}
+    chosen: dict[str, Output] = {}
+
+    def add(plugin: Plugin) -> int:
+        name = _name(plugin.name, chosen)
+        dead[name] = DeadLetters(home / "dead-letters", name)
+        chosen[name] = outputs.opened(plugin, dead[name].add)
+        return len(chosen) - 1
+
+    sources: dict[str, Input] = {}
+    for plugin in config.inputs:
+        sources[_name(plugin.name, sources)] = inputs.opened(plugin)
+    apply, route = block(config.filters), _route(config.outputs, add)
+    return Pipeline(
+        inputs=sources,
+        apply=apply,
+        route=route,
+        outputs=chosen,
+        queue=Queue(home / f"{path.stem}.queue"),
+        dead_letters=dead,
+        report=settings.home / "collect.json",
+    )
+
+
+def check(settings: Settings, path: Path) -> Config:
+    """Read a pipeline file and make all of its parts, without opening anything.
+
+    Raises:
+        ConfigError: the file, a plugin, an option or a value is not known.
+    """
+    config = read(path, environment(settings))
+    for plugin in config.inputs:
+        inputs.opened(plugin)
+    block(config.filters)
+    made: list[Output] = []
+
+    def add(plugin: Plugin) -> int:
+        made.append(outputs.opened(plugin, lambda refused: None))
+        return len(made) - 1
+
+    _route(config.outputs, add)
+    return config
+
+
+def _name(plugin: str, taken: Iterable[str]) -> str:
+    """The plugin's name, numbered from its second on."""
+    same = sum(name.partition("-")[0] == plugin for name in taken)
+    return f"{plugin}-{same + 1}" if same else plugin
+
+
+def _route(items: Block, add: Callable[[Plugin], int]) -> Route:
+    """The outputs of an event: those of the section, and of the first arm of each branch whose condition holds."""
+    steps: list[Route] = []
+    for item in items:
+        if isinstance(item, Branch):
+            arms = [(condition, _route(body, add)) for condition, body in item.arms]
+            steps.append(lambda event, arms=arms: _first(event, arms))  # type: ignore[misc]
+        else:
+            number = add(item)
+            steps.append(lambda event, number=number: [number])  # type: ignore[misc]
+    return lambda event: [number for step in steps for number in step(event)]
+
+
+def _first(event: Event, arms: list[tuple[Callable[[Event], bool] | None, Route]]) -> list[int]:
+    for condition, route in arms:
+        if condition is None or condition(event):
+            return route(event)
+    return []

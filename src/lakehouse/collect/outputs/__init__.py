@@ -1,0 +1,41 @@
+"""Where events go: one file an output, named as in Logstash. Each output is called by one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lakehouse.collect.deadletters import Refuse
+from lakehouse.collect.options import OutputOptions
+from lakehouse.collect.outputs.elasticsearch import ElasticsearchOptions, ElasticsearchOutput
+from lakehouse.collect.outputs.file import FileOutput, FileOutputOptions
+from lakehouse.collect.outputs.kafka import KafkaOptions, KafkaOutput
+from lakehouse.collect.outputs.stdout import Stdout, StdoutOptions
+from lakehouse.collect.plugins import Output, Plugin, options
+
+OUTPUTS: dict[str, tuple[type[OutputOptions], Callable[[Any, Plugin, Refuse], Output]]] = {
+    "elasticsearch": (ElasticsearchOptions, ElasticsearchOutput),
+    "file": (FileOutputOptions, FileOutput),
+    "kafka": (KafkaOptions, KafkaOutput),
+    "stdout": (StdoutOptions, Stdout),
+}
+
+
+def opened(plugin: Plugin, refuse: Refuse) -> Output:
+    """The output that a pipeline file describes; nothing is connected before events come.
+
+    Args:
+        plugin: its name and options.
+        refuse: takes events that the output refuses for good.
+
+    Raises:
+        ConfigError: there is no such output, or an option is wrong.
+    """
+    if plugin.name not in OUTPUTS:
+        raise plugin.error(f"output {plugin.name!r} is not supported; known are {', '.join(OUTPUTS)}")
+    model, factory = OUTPUTS[plugin.name]
+    chosen = options(plugin, model)
+    try:
+        return factory(chosen, plugin, refuse)
+    except ValueError as error:  # a field reference, a date pattern
+        raise plugin.error(str(error)) from None
