@@ -11,8 +11,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from lakehouse.audit import audit
 from lakehouse.inspect import wait
@@ -111,6 +113,30 @@ def send(settings: Settings, *records: tuple[str, bytes | None]) -> None:
     for topic, value in records:
         outbox.send(topic, None, value)
     outbox.finish()
+
+
+def records_of(settings: Settings, topics: list[str]) -> list[Message]:
+    """Every record of the topics."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "group.id": uuid4().hex,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+    )
+    partitions = [TopicPartition(topic, p, 0) for topic in topics for p in range(settings.kafka.partitions)]
+    consumer.assign(partitions)
+    records: list[Message] = []
+    ended = 0
+    while ended < len(partitions):
+        for message in consumer.consume(1000, 0.2):
+            if message.error():
+                ended += 1
+            else:
+                records.append(message)
+    consumer.close()
+    return records
 
 
 def mixed(run: str, count: int = 40) -> list[tuple[str, bytes | None]]:

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from elasticsearch import Elasticsearch
 
@@ -22,6 +21,7 @@ from lakehouse.collect.pipeline import Pipeline
 from lakehouse.collect.queue import Queue
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import CONFIG
+from tests.integration.lake import records_of
 from tests.unit.collect.fakes import Beat, frames, plugin
 
 pytestmark = pytest.mark.integration
@@ -30,29 +30,12 @@ WINDOWS, SIZE = 60, 200
 
 def topic(settings: Settings, name: str) -> None:
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
-    for future in admin.create_topics([NewTopic(name, 2, 1, config=CONFIG)]).values():
+    for future in admin.create_topics([NewTopic(name, settings.kafka.partitions, 1, config=CONFIG)]).values():
         future.result()
 
 
 def records(settings: Settings, name: str) -> list[dict[str, object]]:
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "group.id": name,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
-    consumer.assign([TopicPartition(name, partition, 0) for partition in range(2)])
-    found, ended = [], 0
-    while ended < 2:
-        for message in consumer.consume(1000, 0.2):
-            if message.error():
-                ended += 1
-            else:
-                found.append(orjson.loads(message.value()))
-    consumer.close()
-    return found
+    return [orjson.loads(record.value()) for record in records_of(settings, [name])]
 
 
 def collector(settings: Settings, home: Path, name: str) -> tuple[Pipeline, Beats]:

@@ -17,14 +17,14 @@ from uuid import uuid4
 import httpx2
 import orjson
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message
 
 from lakehouse import stack as servers
 from lakehouse.client import Events
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.sources.topics import create_topics
 from serving.auth import issue, keys
-from tests.integration.lake import environment, now
+from tests.integration.lake import environment, now, records_of
 
 pytestmark = pytest.mark.integration
 
@@ -89,25 +89,7 @@ def event(event_id: str, **fields: object) -> bytes:
 
 def in_kafka(settings: Settings) -> list[Message]:
     """Every record of user-events."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "group.id": uuid4().hex,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
-    consumer.assign([TopicPartition("user-events", p, 0) for p in range(settings.kafka.partitions)])
-    records: list[Message] = []
-    ended = 0
-    while ended < settings.kafka.partitions:
-        for message in consumer.consume(1000, 0.2):
-            if message.error():
-                ended += 1
-            else:
-                records.append(message)
-    consumer.close()
-    return records
+    return records_of(settings, ["user-events"])
 
 
 def test_what_was_accepted_is_in_kafka_byte_for_byte_under_its_key(broker: Settings, api: Api) -> None:

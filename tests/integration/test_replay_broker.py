@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from lakehouse.contracts import TOPICS
@@ -17,6 +17,7 @@ from lakehouse.replay import ReplayError, replay
 from lakehouse.settings import Settings
 from lakehouse.simulate import simulate
 from lakehouse.sources.topics import CONFIG, MAX_BYTES, TopicError, create_topics
+from tests.integration.lake import records_of
 
 pytestmark = pytest.mark.integration
 
@@ -33,35 +34,11 @@ def prefix(stack: Settings) -> Iterator[str]:
         future.result()
 
 
-def _read(settings: Settings, topics: list[str]) -> list[Message]:
-    """Every record of the topics."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "group.id": uuid4().hex,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-    )
-    partitions = [TopicPartition(topic, p, 0) for topic in topics for p in range(settings.kafka.partitions)]
-    consumer.assign(partitions)
-    records: list[Message] = []
-    ended = 0
-    while ended < len(partitions):
-        for message in consumer.consume(1000, 0.2):
-            if message.error():
-                ended += 1
-            else:
-                records.append(message)
-    consumer.close()
-    return records
-
-
 def test_a_files_lines_are_in_kafka_byte_for_byte(stack: Settings, prefix: str, tmp_path: Path) -> None:
     lines = [b'{"user_id":"u1"}\r', b"", b"\xff\xfe\x00\x1a", "\u2028\x85".encode(), b"x" * (15 * 2**20), b"no newline"]
     (tmp_path / "lines").write_bytes(b"\n".join(lines))
     sent = replay(stack, f"{prefix}user-events", tmp_path / "lines")
-    records = _read(stack, [f"{prefix}user-events"])
+    records = records_of(stack, [f"{prefix}user-events"])
     assert sent == {"sent": 6, "acknowledged": 6}
     assert sorted(record.value() for record in records) == sorted(lines)  # an empty line is b"", not null
     assert {record.timestamp()[0] for record in records} == {TIMESTAMP_LOG_APPEND_TIME}
@@ -74,7 +51,7 @@ def test_a_line_kafka_does_not_take_is_named_and_those_before_it_are_there(
     (tmp_path / "lines").write_bytes(b"one\ntwo\n" + b"x" * (MAX_BYTES + 1) + b"\nfour\n")
     with pytest.raises(ReplayError, match="line 3 was not acknowledged"):
         replay(stack, f"{prefix}user-events", tmp_path / "lines")
-    assert {record.value() for record in _read(stack, [f"{prefix}user-events"])} == {b"one", b"two"}
+    assert {record.value() for record in records_of(stack, [f"{prefix}user-events"])} == {b"one", b"two"}
 
 
 def test_replay_to_a_topic_there_is_not_sends_nothing(stack: Settings, tmp_path: Path) -> None:
@@ -103,7 +80,7 @@ def test_what_simulate_says_it_sent_is_in_kafka(stack: Settings, prefix: str, tm
         truth=tmp_path / "truth.json",
         prefix=prefix,
     )
-    records = _read(stack, [prefix + topic for topic in TOPICS])
+    records = records_of(stack, [prefix + topic for topic in TOPICS])
     truth = orjson.loads((tmp_path / "truth.json").read_bytes())
     counts = Counter(str(record.topic()).removeprefix(prefix) for record in records)
     assert result["acknowledged"] == len(records) == 5500

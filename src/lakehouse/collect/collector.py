@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lakehouse.collect import inputs, outputs
 from lakehouse.collect.config import Block, Branch, Config, read
-from lakehouse.collect.deadletters import DeadLetters
+from lakehouse.collect.deadletters import DeadLetters, Refuse
 from lakehouse.collect.event import Event
 from lakehouse.collect.filters import block
 from lakehouse.collect.pipeline import Pipeline
-from lakehouse.collect.plugins import Input, Output, Plugin, Route
+from lakehouse.collect.plugins import Filter, Input, Output, Plugin, Route
 from lakehouse.collect.queue import Queue
 from lakehouse.settings import Settings
 
@@ -36,18 +36,12 @@ def collector(settings: Settings, path: Path) -> Pipeline:
     config = read(path, environment(settings))
     home = settings.home / "collect"
     dead: dict[str, DeadLetters] = {}
-    chosen: dict[str, Output] = {}
 
-    def add(plugin: Plugin) -> int:
-        name = _name(plugin.name, chosen)
+    def refuse(name: str) -> Refuse:
         dead[name] = DeadLetters(home / "dead-letters", name)
-        chosen[name] = outputs.opened(plugin, dead[name].add)
-        return len(chosen) - 1
+        return dead[name].add
 
-    sources: dict[str, Input] = {}
-    for plugin in config.inputs:
-        sources[_name(plugin.name, sources)] = inputs.opened(plugin)
-    apply, route = block(config.filters), _route(config.outputs, add)
+    sources, apply, route, chosen = _parts(config, refuse)
     return Pipeline(
         inputs=sources,
         apply=apply,
@@ -66,17 +60,25 @@ def check(settings: Settings, path: Path) -> Config:
         ConfigError: the file, a plugin, an option or a value is not known.
     """
     config = read(path, environment(settings))
+    _parts(config, lambda name: lambda refused: None)
+    return config
+
+
+def _parts(
+    config: Config, refuse: Callable[[str], Refuse]
+) -> tuple[dict[str, Input], Filter, Route, dict[str, Output]]:
+    """Inputs by name, filters, and outputs by name with what goes where; ``refuse`` is asked by an output's name."""
+    sources: dict[str, Input] = {}
     for plugin in config.inputs:
-        inputs.opened(plugin)
-    block(config.filters)
-    made: list[Output] = []
+        sources[_name(plugin.name, sources)] = inputs.opened(plugin)
+    chosen: dict[str, Output] = {}
 
     def add(plugin: Plugin) -> int:
-        made.append(outputs.opened(plugin, lambda refused: None))
-        return len(made) - 1
+        name = _name(plugin.name, chosen)
+        chosen[name] = outputs.opened(plugin, refuse(name))
+        return len(chosen) - 1
 
-    _route(config.outputs, add)
-    return config
+    return sources, block(config.filters), _route(config.outputs, add), chosen
 
 
 def _name(plugin: str, taken: Iterable[str]) -> str:

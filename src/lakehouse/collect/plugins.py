@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -34,6 +34,7 @@ class Plugin:
 
 
 Model = TypeVar("Model", bound=Options)
+Made = TypeVar("Made")
 
 
 def options(plugin: Plugin, model: type[Model]) -> Model:
@@ -52,6 +53,24 @@ def options(plugin: Plugin, model: type[Model]) -> Model:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         raise plugin.error(f"{name}: {first['msg']}", plugin.options.get(name, (None, plugin.line))[1]) from None
+
+
+def opened(plugin: Plugin, kinds: Mapping[str, tuple[type[Options], Callable[..., Made]]], *more: Any) -> Made:
+    """The input or output that a pipeline file describes: of its kind's factory, called with options, plugin and
+    ``more``.
+
+    Raises:
+        ConfigError: there is no such kind, or an option is wrong.
+    """
+    if plugin.name not in kinds:
+        known = ", ".join(kinds)
+        raise plugin.error(f"{plugin.section} {plugin.name!r} is not supported; known are {known}")
+    model, factory = kinds[plugin.name]
+    chosen = options(plugin, model)
+    try:
+        return factory(chosen, plugin, *more)
+    except ValueError as error:  # a field reference, a template, a date pattern
+        raise plugin.error(str(error)) from None
 
 
 class Intake(Protocol):
@@ -114,4 +133,3 @@ Filter = Callable[[Event], bool]
 """Changes an event in place; False drops it."""
 Route = Callable[[Event], list[int]]
 """The outputs, by number, that an event goes to."""
-Serve = Callable[[], Awaitable[None]]

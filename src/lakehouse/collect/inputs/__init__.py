@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lakehouse.collect import plugins
 from lakehouse.collect.inputs.beats import Beats, BeatsOptions
 from lakehouse.collect.inputs.file import File, FileOptions
 from lakehouse.collect.inputs.http import Http, HttpOptions
@@ -12,7 +13,7 @@ from lakehouse.collect.inputs.stdin import Stdin, StdinOptions
 from lakehouse.collect.inputs.tcp import Tcp, TcpOptions
 from lakehouse.collect.inputs.udp import Udp, UdpOptions
 from lakehouse.collect.options import InputOptions
-from lakehouse.collect.plugins import Input, Plugin, options
+from lakehouse.collect.plugins import Input, Plugin
 
 INPUTS: dict[str, tuple[type[InputOptions], Callable[[Any, Plugin], Input]]] = {
     "beats": (BeatsOptions, Beats),
@@ -30,11 +31,4 @@ def opened(plugin: Plugin) -> Input:
     Raises:
         ConfigError: there is no such input, or an option is wrong.
     """
-    if plugin.name not in INPUTS:
-        raise plugin.error(f"input {plugin.name!r} is not supported; known are {', '.join(INPUTS)}")
-    model, factory = INPUTS[plugin.name]
-    chosen = options(plugin, model)
-    try:
-        return factory(chosen, plugin)
-    except ValueError as error:  # a field reference or a template
-        raise plugin.error(str(error)) from None
+    return plugins.opened(plugin, INPUTS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lakehouse.collect import plugins
 from lakehouse.collect.deadletters import Refuse
 from lakehouse.collect.options import OutputOptions
 from lakehouse.collect.outputs.elasticsearch import ElasticsearchOptions, ElasticsearchOutput
 from lakehouse.collect.outputs.file import FileOutput, FileOutputOptions
 from lakehouse.collect.outputs.kafka import KafkaOptions, KafkaOutput
 from lakehouse.collect.outputs.stdout import Stdout, StdoutOptions
-from lakehouse.collect.plugins import Output, Plugin, options
+from lakehouse.collect.plugins import Output, Plugin
 
 OUTPUTS: dict[str, tuple[type[OutputOptions], Callable[[Any, Plugin, Refuse], Output]]] = {
     "elasticsearch": (ElasticsearchOptions, ElasticsearchOutput),
@@ -31,11 +32,4 @@ def opened(plugin: Plugin, refuse: Refuse) -> Output:
     Raises:
         ConfigError: there is no such output, or an option is wrong.
     """
-    if plugin.name not in OUTPUTS:
-        raise plugin.error(f"output {plugin.name!r} is not supported; known are {', '.join(OUTPUTS)}")
-    model, factory = OUTPUTS[plugin.name]
-    chosen = options(plugin, model)
-    try:
-        return factory(chosen, plugin, refuse)
-    except ValueError as error:  # a field reference, a date pattern
-        raise plugin.error(str(error)) from None
+    return plugins.opened(plugin, OUTPUTS, refuse)
