@@ -3,7 +3,7 @@ BIN := .venv/bin
 PROFILE ?= local
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up down test test-unit test-streaming test-integration test-long lint lock clean
+.PHONY: help setup demo beats up down test test-unit test-streaming test-integration test-long lint lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ setup: .venv/.installed ## a locked environment in .venv, Java 17 and the pinned
 
 demo: setup ## from nothing to audited gold on real servers; leaves all running (PROFILE=ci is short)
 	@$(BIN)/lakehouse demo --profile $(PROFILE)
+
+beats: setup ## the real Filebeat and Metricbeat, built once (needs Go 1.25); without them `lakehouse ship` does it
+	@$(BIN)/lakehouse beats
 
 up: setup ## servers, stream and timetable
 	@$(BIN)/lakehouse up

@@ -8,12 +8,13 @@ package lineid
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/elastic/beats/v7/libbeat/beat"
 	"github.com/elastic/beats/v7/libbeat/common"
@@ -21,44 +22,50 @@ import (
 	"github.com/elastic/beats/v7/libbeat/processors"
 )
 
-// Farthest offsets are written down this often; what is lost with a kill only matters if a file was emptied meanwhile.
-const saveEvery = time.Second
-
 func init() {
 	processors.RegisterPlugin("line_id", func(*common.Config) (processors.Processor, error) {
-		return Open(paths.Resolve(paths.Data, "line-id.json"))
+		return Open(paths.Resolve(paths.Data, "line-id"))
 	})
 }
 
 // File is what is remembered of one file.
 type File struct {
-	Emptied  int   `json:"emptied"`  // how often it was truncated
-	Farthest int64 `json:"farthest"` // what was read since begins before this offset
+	Emptied  int   `json:"emptied"` // how often it was truncated
+	Slot     int64 `json:"slot"`    // where its farthest offset stands
+	farthest int64 // what was read since it was emptied begins before this offset
 }
 
-// Processor names lines; it is shared by all harvesters.
+// Processor names lines; it is shared by all harvesters. Files and how often they were emptied are a small JSON file,
+// written when that changes; the offset of every line is written too, into its file's slot of eight bytes.
 type Processor struct {
 	mutex sync.Mutex
 	path  string
+	slots *os.File
 	host  string
 	files map[string]*File
 	known map[string]bool // read by this process already
-	saved time.Time
 }
 
-// Open starts from what the last process wrote down.
+// Open starts from what the last process wrote down in path.json and path.offsets.
 func Open(path string) (*Processor, error) {
-	p := &Processor{path: path, files: map[string]*File{}, known: map[string]bool{}}
+	p := &Processor{path: path + ".json", files: map[string]*File{}, known: map[string]bool{}}
 	p.host, _ = os.Hostname()
-	text, err := os.ReadFile(path)
-	if os.IsNotExist(err) {
-		return p, nil
-	}
+	text, err := os.ReadFile(p.path)
 	if err == nil {
 		err = json.Unmarshal(text, &p.files)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("line_id: %s: %w", path, err)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("line_id: %s: %w", p.path, err)
+	}
+	if p.slots, err = os.OpenFile(path+".offsets", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, fmt.Errorf("line_id: %w", err)
+	}
+	for _, file := range p.files {
+		var slot [8]byte
+		if _, err = p.slots.ReadAt(slot[:], file.Slot*8); err != nil && err != io.EOF {
+			return nil, fmt.Errorf("line_id: %w", err)
+		}
+		file.farthest = int64(binary.LittleEndian.Uint64(slot[:]))
 	}
 	return p, nil
 }
@@ -97,24 +104,29 @@ func (p *Processor) emptied(key, path string, offset int64) (int, error) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	file := p.files[key]
-	if file == nil {
-		file = &File{}
+	changed := file == nil
+	if changed {
+		file = &File{Slot: int64(len(p.files))}
 		p.files[key] = file
 	}
-	if offset < file.Farthest && (p.known[key] || shorter(path, file.Farthest)) {
+	if offset < file.farthest && (p.known[key] || shorter(path, file.farthest)) {
 		file.Emptied++
-		file.Farthest = 0
-		p.saved = time.Time{}
+		file.farthest = 0
+		changed = true
 	}
 	p.known[key] = true
-	if offset >= file.Farthest {
-		file.Farthest = offset + 1
-	}
-	if time.Since(p.saved) >= saveEvery {
+	if changed {
 		if err := p.save(); err != nil {
 			return 0, err
 		}
-		p.saved = time.Now()
+	}
+	if changed || offset >= file.farthest {
+		file.farthest = offset + 1
+		var slot [8]byte
+		binary.LittleEndian.PutUint64(slot[:], uint64(file.farthest))
+		if _, err := p.slots.WriteAt(slot[:], file.Slot*8); err != nil {
+			return 0, err
+		}
 	}
 	return file.Emptied, nil
 }

@@ -219,6 +219,25 @@ def schedule() -> None:
 
 
 @app.command()
+def maintain() -> None:
+    """Delete what is kept for a time only: `logs-live` after a day (`up`'s timetable does it every hour)."""
+    from lakehouse.sinks import logs_live
+
+    typer.echo(f"logs-live: {logs_live.expire(_settings()):,} documents expired")
+
+
+@app.command()
+def beats() -> None:
+    """Build the real Filebeat and Metricbeat, once, with the Go toolchain of this machine."""
+    from lakehouse import stack
+
+    with _steps("building Filebeat and Metricbeat: minutes the first time"):
+        built = stack.build(_settings())
+    for path in built:
+        typer.echo(path)
+
+
+@app.command()
 def collect(
     pipeline: Annotated[Path | None, typer.Argument(help="A pipeline file [conf/logstash/service-logs.conf].")] = None,
     check: Annotated[bool, typer.Option("--check", help="Read the file, and start nothing.")] = False,
@@ -616,7 +635,8 @@ def demo(
 
 @app.command()
 def bench(name: str, as_json: Json = False) -> None:
-    """Measure on this machine: `ingest` (drain, freshness, against MERGE) or `history` (1 to 10 million events)."""
+    """Measure on this machine: `ingest` (drain, freshness, against MERGE), `history` (1 to 10 million events) or
+    `collect` (parsing, the path from a log file to Kafka and Elasticsearch, what shippers need)."""
     settings = _settings()
     _java_home(settings)
     from lakehouse.bench import bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import orjson
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -173,10 +175,30 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
             "at": _rfc3339(now),
             "servers": servers.result(),
             "programs": programs.result(),
-            "api": {"url": None},
+            "api": {"url": _api(settings)},
+            "collect": _collect(settings),
             **summary,
             "runs": runs(settings).latest(),
         }
+
+
+def _api(settings: Settings) -> str | None:
+    """Where the API is; None when nothing answers there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}"
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=1) as answer:
+            return url if answer.status == 200 else None
+    except OSError:
+        return None
+
+
+def _collect(settings: Settings) -> dict[str, Any] | None:
+    """What the collector last said of itself; None where none has run."""
+    try:
+        return dict(orjson.loads((settings.home / "collect.json").read_bytes()))
+    except (OSError, ValueError):
+        return None
 
 
 def _or_error(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

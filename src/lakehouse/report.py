@@ -89,6 +89,16 @@ def show_status(found: dict[str, Any]) -> None:
             table.add_row(name, ready, memory, str(state["restarts"]), state.get("address") or state["log"])
         console.print(table)
         console.print()
+    if found["api"]["url"]:
+        console.print(f"API at {found['api']['url']}")
+    if collector := found["collect"]:
+        events, queue = collector["events"], collector["queue"]
+        away = "".join(f", {name} is away" for name, output in collector["outputs"].items() if output["away"])
+        console.print(
+            f"collector at {collector['at']}: {events['in']:,} events came, {queue['events']:,} wait for an output, "
+            f"{events['dead']:,} refused{away}"
+        )
+    console.print()
     table = _table(
         "topic",
         "lag",

@@ -61,6 +61,8 @@ class Elasticsearch(_Part):
     """Elasticsearch 8."""
 
     url: SecretStr = SecretStr("http://127.0.0.1:9200")
+    logs_live_kept: timedelta = timedelta(days=1)
+    """For how long ``logs-live`` keeps a document after it arrived."""
 
 
 class Spark(_Part):
@@ -95,6 +97,13 @@ class Collect(_Part):
 
     pipeline: Path = PROJECT / "conf" / "logstash" / "service-logs.conf"
     """The pipeline file, in Logstash's language."""
+    beats: str = "127.0.0.1:5044"
+    """Where shippers find the collector; the other inputs of the local pipeline have these ports of loopback."""
+    tcp_port: int = 5045
+    http_port: int = 5046
+    syslog_port: int = 5514
+    logs: Path | None = None
+    """The folder of log files that a local shipper follows; none: ``<home>/service-logs``."""
 
 
 class Api(_Part):
@@ -147,6 +156,11 @@ class Settings(BaseSettings):
     def root(self) -> str:
         """The lake's root URI, without a trailing slash."""
         return self.hdfs.uri.rstrip("/") + "/" + self.hdfs.root.strip("/")
+
+    @property
+    def logs(self) -> Path:
+        """The folder of log files that a local shipper follows."""
+        return self.collect.logs or self.home / "service-logs"
 
     def table_uri(self, name: str) -> str:
         """``silver.user_events`` -> ``<root>/silver/user_events``."""
@@ -205,8 +219,8 @@ def _read(path: Path) -> dict[str, Any]:
 def load(conf: Path = PROJECT / "conf") -> Settings:
     """Read the settings afresh.
 
-    Local servers may have moved to free ports: ``home/ports.yaml``, which the stack writes, lies between profile and
-    environment.
+    Local servers and programs may have moved to free ports: ``home/ports.yaml`` and ``home/programs.yaml``, which
+    ``up`` writes, lie between profile and environment.
 
     Raises:
         SettingsError: a file is missing or malformed, or a value has the wrong name or type.
@@ -219,8 +233,10 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
     home = home if home.is_absolute() else PROJECT / home
     values["home"] = home
-    if values.get("servers", "local") == "local" and (home / "ports.yaml").exists():
-        values = _merge(values, _read(home / "ports.yaml"))
+    if values.get("servers", "local") == "local":
+        for moved in (home / "ports.yaml", home / "programs.yaml"):
+            if moved.exists():
+                values = _merge(values, _read(moved))
     try:
         return _Loaded(**values)
     except ValidationError as error:

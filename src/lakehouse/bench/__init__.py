@@ -10,11 +10,15 @@ from typing import Any
 
 import psutil
 
-from lakehouse.bench import history, ingest
+from lakehouse.bench import collect, history, ingest
 from lakehouse.bench.figures import BenchError, Figure
 from lakehouse.settings import PROJECT, Settings
 
-BENCHES: dict[str, Callable[[Settings], list[Figure]]] = {"ingest": ingest.ingest, "history": history.history}
+BENCHES: dict[str, Callable[[Settings], list[Figure]]] = {
+    "ingest": ingest.ingest,
+    "history": history.history,
+    "collect": collect.collect,
+}
 
 
 def bench(settings: Settings, name: str) -> dict[str, Any]:

@@ -18,10 +18,15 @@ from lakehouse.settings import Settings
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What ``${...}`` in a pipeline stands for: the process's environment, then the settings' servers."""
+    """What ``${...}`` in a pipeline stands for: the process's environment, then the settings' servers and ports."""
+    collect = settings.collect
     return {
         "KAFKA": settings.kafka.bootstrap_servers,
         "ELASTICSEARCH": settings.elasticsearch.url.get_secret_value(),
+        "COLLECT_BEATS_PORT": collect.beats.rpartition(":")[2],
+        "COLLECT_TCP_PORT": str(collect.tcp_port),
+        "COLLECT_HTTP_PORT": str(collect.http_port),
+        "COLLECT_SYSLOG_PORT": str(collect.syslog_port),
         **os.environ,
     }
 

@@ -1,5 +1,6 @@
 """The local servers: fetch, build, start, watch, stop."""
 
+from lakehouse.stack.beats import beat, build
 from lakehouse.stack.control import (
     ServerStatus,
     add_program,
@@ -20,6 +21,8 @@ __all__ = [
     "ServerStatus",
     "StackError",
     "add_program",
+    "beat",
+    "build",
     "down",
     "fetch",
     "jar_paths",

@@ -14,16 +14,18 @@ HOST = "127.0.0.1"
 
 
 def is_taken(port: int) -> bool:
-    """Whether some process listens there, on this address or on all of them."""
+    """Whether some process listens there, on this address or on all of them, by TCP or UDP."""
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
             return True
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past connections of our own do not count
-        try:
-            listener.bind((HOST, port))
-        except OSError:
-            return True
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(type=kind) as listener:
+            if kind == socket.SOCK_STREAM:  # past connections of our own do not count
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                return True
     return False
 
 
