@@ -68,7 +68,7 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
     logs_live.prepare(settings)
     if servers_only:
         return settings
-    settings = _placed(settings)
+    settings = placed(settings)
     settings.logs.mkdir(parents=True, exist_ok=True)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed |= {"LAKEHOUSE_HOME": str(settings.home), "LAKEHOUSE_PROFILE": settings.profile}
@@ -122,7 +122,7 @@ def beat_command(settings: Settings, binary: Path, *arguments: str) -> list[str]
     ]
 
 
-def _placed(settings: Settings) -> Settings:
+def placed(settings: Settings) -> Settings:
     """The settings with ports that are free, or that the programs have already; written to ``home/programs.yaml``."""
     states = stack.program_states(settings)
     asked = {name: _port(settings, name) for listed in _PORTS.values() for name in listed}

@@ -110,7 +110,7 @@ class Service:
         """id -> the messages that came with it, repeats included."""
         found: dict[str, list[str]] = {}
         for record in records_of(self._settings, ["service-logs"]):
-            body = orjson.loads(record.value()) if (record.value() or b"").startswith(b"{\"") else {}
+            body = orjson.loads(record.value()) if (record.value() or b"").startswith(b'{"') else {}
             if isinstance(body, dict) and body.get("service", {}).get("name") == self.name:
                 found.setdefault(body["event"]["id"], []).append(body["message"])
         return found

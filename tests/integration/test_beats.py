@@ -67,7 +67,9 @@ def test_a_growing_file_arrives_once_through_kills_of_all_on_its_way(stack: Sett
 
 
 @pytest.mark.long
-def test_100_000_lines_arrive_once_and_their_repeats_are_gone_in_silver(stack: Settings, beats: dict[str, Path]) -> None:
+def test_100_000_lines_arrive_once_and_their_repeats_are_gone_in_silver(
+    stack: Settings, beats: dict[str, Path]
+) -> None:
     with collecting(stack, beats["filebeat"]) as folder:
         service, repeats = killed_on_the_way(stack, folder, lines=100_000, patience=300)
     print(f"\n100,000 lines, {repeats:,} of them more than once in Kafka", flush=True)

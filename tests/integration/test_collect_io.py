@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -14,13 +15,17 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from elasticsearch import Elasticsearch
 
 from lakehouse import stack as servers
+from lakehouse.bench.collect import access_log
 from lakehouse.collect import inputs, outputs
+from lakehouse.collect.collector import collector as collector_of
 from lakehouse.collect.deadletters import DeadLetters
 from lakehouse.collect.inputs.beats import Beats
 from lakehouse.collect.pipeline import Pipeline
 from lakehouse.collect.queue import Queue
-from lakehouse.settings import Settings
+from lakehouse.settings import PROJECT, Settings
+from lakehouse.sinks.logs_live import TEMPLATE
 from lakehouse.sources.topics import CONFIG
+from tests.integration.fuzz import fuzzed
 from tests.integration.lake import records_of
 from tests.unit.collect.fakes import Beat, frames, plugin
 
@@ -87,3 +92,56 @@ def test_every_event_is_in_kafka_and_once_in_elasticsearch_though_both_are_kille
             client.indices.delete(index=name)
     (letter,) = (tmp_path / "dead-letters/elasticsearch.jsonl").read_bytes().splitlines()
     assert orjson.loads(letter)["event"]["message"] == "7.7" and "400" in orjson.loads(letter)["reason"]
+
+
+def piped(settings: Settings, home: Path, name: str, lines: Path) -> tuple[Pipeline, float]:
+    """Run conf/logstash/service-logs.conf over the lines of a file, to its end; the pipeline, and the seconds."""
+    text = (PROJECT / "conf" / "logstash" / "service-logs.conf").read_text()
+    filters = text[text.index("filter {") : text.index("output {")]
+    outputs = text[text.index("output {") :].replace('"service-logs"', f'"{name}"').replace('"logs-live"', f'"{name}"')
+    source = f'input {{ file {{ path => "{lines}" start_position => "beginning" stat_interval => 0.05 }} }}\n'
+    (home / f"{lines.stem}.conf").write_text(source + filters + outputs)
+    line = collector_of(settings.model_copy(update={"home": home}), home / f"{lines.stem}.conf")
+    count = lines.read_bytes().count(b"\n")
+
+    async def run() -> float:
+        running, began = asyncio.create_task(line.run()), time.monotonic()
+        while (events := line.stats()["events"])["out"] + events["dead"] < 2 * count:
+            assert not running.done(), running
+            await asyncio.sleep(0.05)
+        line.stop()
+        await running
+        return time.monotonic() - began
+
+    return line, asyncio.run(asyncio.wait_for(run(), 300))
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_what_no_service_means_to_write_neither_stops_nor_slows_the_collector(
+    count: int, stack: Settings, tmp_path: Path
+) -> None:
+    name, seed = f"fuzz-{uuid4().hex[:8]}", time.time_ns() % 10_000
+    print(f"\nfuzzed lines of seed {seed}")
+    topic(stack, name)
+    meant, fuzz = tmp_path / "meant.log", tmp_path / "fuzz.log"
+    lines = list(fuzzed(seed, count))
+    fuzz.write_bytes(b"".join(line + b"\n" for line in lines))
+    meant.write_text("".join(access_log(n) + "\n" for n in range(count)))
+    with Elasticsearch(stack.elasticsearch.url.get_secret_value()) as client:
+        client.indices.create(index=name, **TEMPLATE)
+        piped(stack, tmp_path, name, meant)  # connections and index are made
+        _, usual = piped(stack, tmp_path, name, meant.rename(tmp_path / "again.log"))
+        line, took = piped(stack, tmp_path, name, fuzz)
+        events = line.stats()["events"]
+        assert (events["in"], events["filter_errors"], events["dropped"]) == (count, 0, 0)
+        # Kafka refuses nothing, Elasticsearch only what is no document of its mapping; both say why.
+        assert events["out"] + events["dead"] == 2 * count and line.stats()["outputs"]["kafka"]["dead"] == 0
+        client.indices.refresh(index=name)
+        assert client.count(index=name)["count"] == 3 * count - events["dead"]
+        client.indices.delete(index=name)
+    found = {record["event"]["id"] for record in records(stack, name)}  # type: ignore[index]
+    assert len(found) == 3 * count
+    # As many bytes as usual lines, some of them a thousand times as long, take no longer than those did.
+    size = fuzz.stat().st_size / (tmp_path / "again.log").stat().st_size
+    print(f"{count:,} lines: {took:.1f} s, usual ones {usual:.1f} s, bytes {size:.1f} times as many")
+    assert took < max(1, size) * usual * 2

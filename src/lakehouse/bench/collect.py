@@ -55,7 +55,7 @@ def service_log(number: int) -> str:
 def access_log(number: int) -> str:
     """A line of Apache's or nginx's combined log."""
     return (
-        f'203.0.113.{number % 250} - user{number % 40} [01/Jan/2026:00:{number // 60 % 60:02d}:{number % 60:02d} +0000] '
+        f"203.0.113.{number % 250} - user{number % 40} [01/Jan/2026:00:{number // 60 % 60:02d}:{number % 60:02d} +0000] "
         f'"GET /posts/{number % 977}?page={number % 9} HTTP/1.1" 200 {number % 9000} "https://search.example/q" '
         '"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36"'
     )
@@ -152,7 +152,9 @@ def _path(settings: Settings, shipper: str) -> list[Figure]:
         (home / "logs").mkdir()
         pipeline = home / "bench.conf"
         pipeline.write_text(
-            _replaced(_replaced(SERVICE_LOGS.read_text(), '"service-logs"', f'"{TOPIC}"'), f'"{LOGS_LIVE}"', f'"{INDEX}"')
+            _replaced(
+                _replaced(SERVICE_LOGS.read_text(), '"service-logs"', f'"{TOPIC}"'), f'"{LOGS_LIVE}"', f'"{INDEX}"'
+            )
         )
         chosen = ports.choose({name: 15_044 + n for n, name in enumerate(("BEATS", "TCP", "HTTP", "SYSLOG"))})
         beats = f"{ports.HOST}:{chosen['BEATS']}"

@@ -1,0 +1,60 @@
+"""What ``up`` runs beside the servers, and on which ports."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from lakehouse import running, stack
+from lakehouse.settings import Settings, load
+
+OURS = {"stream", "schedule", "collect", "serve"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path))
+    return load()
+
+
+def built(settings: Settings) -> None:
+    for name in ("filebeat", "metricbeat"):
+        path = stack.beats._folder(settings) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_without_the_beats_our_own_shippers_run(settings: Settings) -> None:
+    assert running.programs(settings).keys() == OURS | {"ship-logs", "ship-metrics"}
+
+
+def test_the_real_beats_run_where_they_are_built(settings: Settings) -> None:
+    built(settings)
+    programs = running.programs(settings)
+    assert programs.keys() == OURS | {"filebeat", "metricbeat"}
+    assert programs["filebeat"].env["COLLECT_BEATS"] == settings.collect.beats
+    assert programs["filebeat"].env["LOGS"] == str(settings.home / "service-logs")
+
+
+def test_a_home_whose_files_our_shipper_began_stays_with_it(settings: Settings) -> None:
+    built(settings)
+    (settings.home / "collect").mkdir(parents=True)
+    (settings.home / "collect" / "ship-logs.queue").touch()
+    assert running.programs(settings).keys() == OURS | {"ship-logs", "metricbeat"}
+
+
+def test_beside_servers_of_others_nothing_is_shipped(settings: Settings) -> None:
+    assert running.programs(settings.model_copy(update={"servers": "existing"})).keys() == OURS
+
+
+def test_a_taken_port_is_left_and_the_new_one_is_found_by_all(settings: Settings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        wanted = settings.model_copy(update={"api": settings.api.model_copy(update={"port": port})})
+        placed = running.placed(wanted)
+    assert placed.api.port != port
+    assert load().api.port == placed.api.port and load().collect == placed.collect
