@@ -1,4 +1,4 @@
-"""``bench collect``: what the collector parses on one core, and what travels from a log file to Kafka and Elasticsearch.
+"""``bench collect``: what one core parses, and what travels from a log file to Kafka and Elasticsearch.
 
 The whole path has processes, a queue and topics of its own; servers are the platform's.
 """
@@ -6,7 +6,6 @@ The whole path has processes, a queue and topics of its own; servers are the pla
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,7 +46,8 @@ def service_log(number: int) -> str:
         return f"{at} INFO {head} GET /v1/posts/{number % 977} 200 {number % 90 + 1}ms"
     why = f"upstream did not answer within {number % 90} ms"
     return (
-        f"{at} ERROR {head} GET /v1/posts/{number % 977} 504 {number % 90 + 1}ms TimeoutError E504 {number:04x}: {why}\n"
+        f"{at} ERROR {head} GET /v1/posts/{number % 977} 504 {number % 90 + 1}ms "
+        f"TimeoutError E504 {number:04x}: {why}\n"
         f"TimeoutError: {why}\n  at call (posts.py:{number % 400})\n  at handle (app.py:31)"
     )
 
@@ -55,7 +55,8 @@ def service_log(number: int) -> str:
 def access_log(number: int) -> str:
     """A line of Apache's or nginx's combined log."""
     return (
-        f"203.0.113.{number % 250} - user{number % 40} [01/Jan/2026:00:{number // 60 % 60:02d}:{number % 60:02d} +0000] "
+        f"203.0.113.{number % 250} - user{number % 40} "
+        f"[01/Jan/2026:00:{number // 60 % 60:02d}:{number % 60:02d} +0000] "
         f'"GET /posts/{number % 977}?page={number % 9} HTTP/1.1" 200 {number % 9000} "https://search.example/q" '
         '"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36"'
     )

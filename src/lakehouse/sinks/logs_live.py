@@ -13,8 +13,8 @@ import orjson
 from elasticsearch import Elasticsearch
 
 from lakehouse.settings import Settings
-from lakehouse.sinks.elasticsearch import MAPPINGS, PROGRESS
 from lakehouse.sinks.elasticsearch import LOGS as SILVER_LOGS
+from lakehouse.sinks.elasticsearch import MAPPINGS, PROGRESS
 
 LOGS_LIVE = "logs-live"
 _AT_ONCE = 5000

@@ -29,7 +29,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_without_go_the_error_names_what_does_without(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(StackError, match="no Go toolchain; install Go 1.25, or go without: `lakehouse ship"):
+    with pytest.raises(StackError, match=r"no Go toolchain; install Go 1\.25, or go without: `lakehouse ship"):
         beats.build(settings)
     assert beats.beat(settings, "filebeat") is None
 
@@ -63,5 +63,5 @@ def test_a_failed_build_says_why_and_leaves_nothing(settings: Settings, tmp_path
 def test_modules_come_from_a_proxy_alone(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOPROXY", "https://proxy.example,direct")
     go(tmp_path, 'case $1 in env) echo go1.26.1;; build) echo "from $GOPROXY" >&2; exit 1;; esac')
-    with pytest.raises(StackError, match="from https://proxy.example;"):
+    with pytest.raises(StackError, match=r"from https://proxy\.example;"):
         beats.build(settings)
