@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ MAX_BYTES = 5 * 1024 * 1024
 """Largest body, in bytes: as sent, and unpacked."""
 MAX_EVENTS = 60_000
 """Most events of one body: more valid ones than 5 MB can hold; bounds the answer to a body of nothing but ``{}``."""
+READ_S = 30.0
+"""How long a body may take to come."""
 MAX_MEMBERS = 64
 """Most gzip members of one body (RFC 1952 lets a file be several)."""
 Form = Literal["json", "ndjson"]
@@ -70,8 +73,17 @@ async def read(request: Request) -> bytes:
     """The whole body, unpacked. Never more than the limit is held: a body that would be larger ends the reading.
 
     Raises:
-        Problem: 413 over :data:`MAX_BYTES`, 400 for broken gzip.
+        Problem: 413 over :data:`MAX_BYTES`, 400 for broken gzip, 408 after :data:`READ_S`.
     """
+    try:
+        async with asyncio.timeout(READ_S):
+            return await _read(request)
+    except TimeoutError:
+        detail = f"The body did not come within {READ_S:g} s: send it in parts."
+        raise Problem(408, "too-slow", detail, {"Connection": "close"}) from None
+
+
+async def _read(request: Request) -> bytes:
     if int(request.headers.get("content-length") or 0) > MAX_BYTES:
         raise _too_large()
     gunzip = Gunzip() if _coding(request) == "gzip" else None

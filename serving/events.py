@@ -25,6 +25,8 @@ from serving.problems import Problem, documented
 from serving.stores import Answer, Answers, KeyBusy, KeyReused, StoreAway
 
 RETRY_AFTER_S = 5
+MAX_AT_ONCE = 64
+"""Requests whose bodies are held at once, each with up to 5 MB and what is made of them."""
 IN_THREAD_BYTES = 64 * 1024
 """Bodies from here on are checked in a thread: that takes longer than other requests should wait."""
 MAX_KEY = 255
@@ -183,12 +185,12 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) -> APIRouter:
     """The route, for a contract's topic."""
-    routes, allowed = APIRouter(), Depends(caller(keys, "write:events"))
+    routes, allowed, room = APIRouter(), Depends(caller(keys, "write:events")), asyncio.Semaphore(MAX_AT_ONCE)
 
     @routes.post(
         "/v1/events",
         status_code=202,
-        responses=_ANSWERS | documented(400, 401, 403, 409, 413, 415, 503),
+        responses=_ANSWERS | documented(400, 401, 403, 408, 409, 413, 415, 503),
         openapi_extra={"requestBody": _BODY},
     )
     async def post_events(
@@ -200,18 +202,22 @@ def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) 
         if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY:
             raise Problem(400, "key", f"An Idempotency-Key has 1 to {MAX_KEY} characters.")
         form = bodies.form(request)
-        body = await bodies.read(request)
+        if room.locked():
+            detail = f"{MAX_AT_ONCE} requests are under way. Nothing was sent: try again."
+            raise Problem(503, "busy", detail, {"Retry-After": "1"})
+        async with room:
+            body = await bodies.read(request)
 
-        async def work() -> Answer:
-            return await collect(body, form, contract, delivery)
+            async def work() -> Answer:
+                return await collect(body, form, contract, delivery)
 
-        replayed = False
-        if idempotency_key is None:
-            answer = await work()
-        else:
-            key = hashlib.sha256(f"{sender.subject}\0{idempotency_key}".encode()).hexdigest()
-            digest = hashlib.sha256(form.encode() + b"\0" + body).hexdigest()
-            answer, replayed = await once(answers, f"events:{key}", digest, work)
+            replayed = False
+            if idempotency_key is None:
+                answer = await work()
+            else:
+                key = hashlib.sha256(f"{sender.subject}\0{idempotency_key}".encode()).hexdigest()
+                digest = hashlib.sha256(form.encode() + b"\0" + body).hexdigest()
+                answer, replayed = await once(answers, f"events:{key}", digest, work)
         headers = {"Idempotency-Replayed": "true"} if replayed else None
         return Response(answer.body, answer.status, headers, "application/json")
 

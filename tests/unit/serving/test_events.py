@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import zlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from lakehouse.sources.delivery import Delivery
 from serving.auth import issue
 from serving.body import MAX_BYTES, MAX_EVENTS, elements
+from serving.events import MAX_AT_ONCE
 from serving.stores import StoreAway
 
 pytestmark = pytest.mark.anyio
@@ -380,3 +382,40 @@ async def test_openapi_describes_the_route(api: httpx2.AsyncClient) -> None:
     assert found["openapi"].startswith("3.1") and post["security"]
     assert {*post["responses"]} == {"202", "400", "401", "403", "409", "413", "415", "422", "503"}
     assert {*post["requestBody"]["content"]} == {"application/json", "application/x-ndjson"}
+
+
+# --- too slow, too many ------------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_does_not_come_is_408_and_sends_nothing(
+    api: httpx2.AsyncClient, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.body.READ_S", 0.05)
+    never = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"["
+        await never.wait()
+
+    answer = await api.post("/v1/events", content=body())
+    assert (answer.status_code, answer.json()["type"]) == (408, "urn:lakehouse:problem:too-slow")
+    assert not broker.records
+
+
+async def test_more_requests_than_are_held_are_told_to_come_again(api: httpx2.AsyncClient, broker: Broker) -> None:
+    go, waiting = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def body() -> AsyncIterator[bytes]:
+        waiting.release()
+        await go.wait()
+        yield orjson.dumps(EVENT)
+
+    held = [asyncio.create_task(api.post("/v1/events", content=body())) for _ in range(MAX_AT_ONCE)]
+    for _ in held:
+        await waiting.acquire()
+    answer = await post(api, EVENT)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:lakehouse:problem:busy")
+    assert answer.headers["Retry-After"] == "1"
+    go.set()
+    assert {(await request).status_code for request in held} == {202}
+    assert (await post(api, EVENT)).status_code == 202
