@@ -16,7 +16,7 @@ import orjson
 import regex
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf
 
-from lakehouse.collect.event import METADATA, Event, delivered, iso, put, reference, tag, template
+from lakehouse.collect.event import METADATA, Event, delivered, iso, made, put, reference, tag, template
 from lakehouse.collect.filters.grok import Pattern, library
 from lakehouse.collect.options import CodecOptions
 from lakehouse.collect.plugins import Codec, Plugin, options
@@ -32,32 +32,6 @@ NOT_JSON = "_jsonparsefailure"
 _SPARE_LEVELS = 50
 _MATCH_S = 1.0
 _ESCAPES = {0xDC00 + byte: f"\\x{byte:02X}" for byte in range(128, 256)}
-
-
-def made(fields: Event, now: datetime) -> Event:
-    """Fields from outside as an event: ``@timestamp`` a time, ``tags`` a list, ``@metadata`` an object.
-
-    A value that can't be read as such is kept beside it with ``_`` before its name, and tagged, as in Logstash.
-    """
-    at = fields.get("@timestamp")
-    if at is None:
-        fields["@timestamp"] = now
-    elif type(at) is not datetime:
-        try:
-            parsed = datetime.fromisoformat(at)
-            fields["@timestamp"] = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-        except (ValueError, TypeError, OverflowError):
-            fields |= {"_@timestamp": at, "@timestamp": now}
-            tag(fields, ["_timestampparsefailure"])
-    tags = fields.get("tags")
-    if tags is not None and not (isinstance(tags, list) and all(isinstance(name, str) for name in tags)):
-        if isinstance(tags, str):
-            fields["tags"] = [tags]
-        else:
-            fields |= {"_tags": tags, "tags": ["_tagsparsefailure"]}
-    if METADATA in fields and not isinstance(fields[METADATA], dict):
-        fields["_" + METADATA] = fields.pop(METADATA)
-    return fields
 
 
 def text_of(data: bytes, charset: str = "utf-8") -> str:

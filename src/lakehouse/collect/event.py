@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -154,3 +154,29 @@ def delivered(event: Event) -> bytes:
     if isinstance(at := shown.get("@timestamp"), datetime):
         shown["@timestamp"] = iso(at)
     return orjson.dumps(shown, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS, default=str)
+
+
+def made(fields: Event, now: datetime | None) -> Event:
+    """Fields from outside as an event: ``@timestamp`` a time, ``tags`` a list, ``@metadata`` an object.
+
+    A value that can't be read as such is kept beside it with ``_`` before its name, and tagged, as in Logstash.
+    """
+    at = fields.get("@timestamp")
+    if at is None:
+        fields["@timestamp"] = now
+    elif type(at) is not datetime:
+        try:
+            parsed = datetime.fromisoformat(at)
+            fields["@timestamp"] = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+        except (ValueError, TypeError, OverflowError):
+            fields |= {"_@timestamp": at, "@timestamp": now}
+            tag(fields, ["_timestampparsefailure"])
+    tags = fields.get("tags")
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(name, str) for name in tags)):
+        if isinstance(tags, str):
+            fields["tags"] = [tags]
+        else:
+            fields |= {"_tags": tags, "tags": ["_tagsparsefailure"]}
+    if METADATA in fields and not isinstance(fields[METADATA], dict):
+        fields["_" + METADATA] = fields.pop(METADATA)
+    return fields

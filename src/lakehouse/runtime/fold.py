@@ -154,7 +154,7 @@ class GoldFold:
         c.execute(f"create or replace temp table keyed as select {keys}, * from rows where {a.where}")
         oldest = arrival - self.horizon
         cold = f"{a.window} < timestamptz '{oldest.isoformat()}'" if a.folds else "true"
-        windows = c.execute(f"select {a.window}, {cold} as cold from keyed group by all").to_arrow_table()
+        windows = c.sql(f"select {a.window}, {cold} as cold from keyed group by all").to_arrow_table()
         if not windows.num_rows:
             return None
         before, removes = self.buckets.rows(set(self.buckets.numbers(windows).to_pylist()))
@@ -166,14 +166,14 @@ class GoldFold:
             changed, members = self._folded(f"(select * from keyed where not ({cold}))" if old else "keyed")
             parts.append(changed)
         if old:
-            touched = c.execute(f"select distinct {', '.join(a.keys)} from keyed where {cold}").to_arrow_table()
+            touched = c.sql(f"select distinct {', '.join(a.keys)} from keyed where {cold}").to_arrow_table()
             parts.append(self._recomputed(touched, silver_version))
         schema = a.table.arrow
         changed = pa.concat_tables([part.select(schema.names).cast(schema) for part in parts])
         c.register("changed", changed)
         on = " and ".join(f"changed.{key} is not distinct from before.{key}" for key in _quoted(a))
         after = (
-            c.execute(
+            c.sql(
                 f"select * from (select before.* from before where not exists (select 1 from changed where {on}) "
                 f"union all by name select * from changed) order by {', '.join(_quoted(a))}"
             )
@@ -218,7 +218,7 @@ class GoldFold:
             columns.append(f"coalesce(n_{measure.name}.n, 0) as {measure.name}")
         on = " and ".join(f"delta.{key} is not distinct from before.{key}" for key in _quoted(a))
         out = ", ".join([f"delta.{key}" for key in _quoted(a)] + [f"{_fold(m)} as {m.name}" for m in a.measures])
-        changed = c.execute(
+        changed = c.sql(
             f"with totals as (select {', '.join([*keys, *totals])} from {batch} as batch group by all), "
             f"delta as (select {', '.join(columns)} from totals{joins}) "
             f"select {out} from delta left join before on {on}"
@@ -236,7 +236,7 @@ class GoldFold:
         keys = ", ".join(a.keys)
         c.register("touched", touched)
         window = a.keys[a.window][1]
-        own = c.execute(
+        own = c.sql(
             f"select {window} as __window, {', '.join(a.inputs)} from rows "
             f"where {a.where} and {window} in (select {a.window} from touched)"
         ).to_arrow_table()
@@ -248,7 +248,7 @@ class GoldFold:
                 self._cached[at] = pa.concat_tables([self._cached[at], _pruned(part, self.aggregate)])
             self._cached.move_to_end(at)
         c.register("source", pa.concat_tables([self._cached[at] for at in windows]))
-        result = c.execute(
+        result = c.sql(
             f"select * from ({a.sql('source', 'duckdb')}) as whole where exists (select 1 from touched where "
             + " and ".join(f"touched.{key} is not distinct from whole.{key}" for key in _quoted(a))
             + f") order by {keys}"
@@ -381,7 +381,7 @@ def members_of(connection: Any, aggregate: Aggregate, measure: Distinct, relatio
         + [f"'/' || coalesce(length({k}) || ':' || {k}, '')" for k in others]
         + [f"'/' || {measure.expression}"]
     )
-    return connection.execute(
+    return connection.sql(
         f"select {', '.join(aggregate.keys)}, unhex(left(sha256({text}), 32)) as digest from "
         f"(select distinct {', '.join(aggregate.keys)}, {measure.expression} from {relation} "
         f"where {measure.expression} is not null) as members"
@@ -449,14 +449,14 @@ class TrendingFold:
             [oldest],
         )
         half = trending_posts.HALF_LIFE.total_seconds()
-        found = self.connection.execute(
+        found = self.connection.sql(
             f"""select cast(? as timestamptz) as as_of,
                        cast(row_number() over (order by score desc, post_id) as int) as rank, post_id, score
                 from (select post_id, sum(weight * power(2.0, (epoch_us(minute) - epoch_us(cast(? as timestamptz)))
                                 / 1e6 / {half})) as score
                       from weights where minute < ? group by post_id) as scored
                 order by rank limit {trending_posts.TOP}""",
-            [self.as_of, self.as_of, self.as_of],
+            params=[self.as_of, self.as_of, self.as_of],
         ).to_arrow_table()
         schema = trending_posts.TABLE.arrow
         return found.select(schema.names).cast(schema)

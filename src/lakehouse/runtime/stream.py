@@ -265,11 +265,16 @@ class StoreQuery:
                 source.writeStream.queryName(self.name)
                 .option("checkpointLocation", own.checkpoint)
                 .foreachBatch(write_in_turn)
-                .trigger(processingTime=f"{settings.stream.fanout_trigger // timedelta(milliseconds=1)} milliseconds")
+                .trigger(processingTime=f"{self._every() // timedelta(milliseconds=1)} milliseconds")
                 .start()
             )
         except Exception as error:
             self._failed(error)
+
+    def _every(self) -> timedelta:
+        """Each store its own period: Spark starts all triggers of one period at the same moment."""
+        stream = self.stream.settings.stream
+        return stream.fanout_trigger * (1 + 0.05 * stream.stores.index(self.name))  # type: ignore[arg-type]
 
     def _failed(self, error: Exception | None) -> None:
         self.failed = _cause(error) if error else "stopped"

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collect.fakes import plugin
-from lakehouse.collect.codecs import MultilineOptions, Splitter, codec, made, text_of
+from lakehouse.collect.codecs import MultilineOptions, Splitter, codec, text_of
+from lakehouse.collect.event import made
 from lakehouse.collect.plugins import ConfigError, Plugin
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

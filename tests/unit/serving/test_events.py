@@ -380,11 +380,11 @@ async def test_openapi_describes_the_route(api: httpx2.AsyncClient) -> None:
     found = (await api.get("/openapi.json")).json()
     post = found["paths"]["/v1/events"]["post"]
     assert found["openapi"].startswith("3.1") and post["security"]
-    assert {*post["responses"]} == {"202", "400", "401", "403", "409", "413", "415", "422", "503"}
+    assert {*post["responses"]} == {"202", "400", "401", "403", "408", "409", "413", "415", "422", "503"}
     assert {*post["requestBody"]["content"]} == {"application/json", "application/x-ndjson"}
 
 
-# --- too slow, too many ------------------------------------------------------------------------------------------------
+# --- too slow, too many ----------------------------------------------------------------------------------------------
 
 
 async def test_a_body_that_does_not_come_is_408_and_sends_nothing(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 
 import orjson
 
-from lakehouse.collect.event import MISSING, Event, get, put, reference, tag
-from lakehouse.collect.joda import parser
+from lakehouse.collect.event import METADATA, MISSING, Event, get, made, put, reference, tag
 from lakehouse.collect.options import FilterOptions, Listed
 from lakehouse.collect.plugins import Plugin, options
-
-_iso8601 = parser("ISO8601")
 
 
 class JsonOptions(FilterOptions):
@@ -52,17 +48,8 @@ def json(plugin: Plugin) -> tuple[FilterOptions, Callable[[Event], bool | None]]
 
 def merge(event: Event, fields: Event) -> None:
     """Lay an object's fields over an event's; a time that is not one is kept as text beside it, as Logstash does."""
-    written = fields.pop("@timestamp", MISSING)
-    metadata, tags = event.get("@metadata"), fields.get("tags")
+    at, metadata = event.get("@timestamp"), event.get(METADATA)
     event.update(fields)
     if metadata is not None:
-        event["@metadata"] = metadata
-    if tags is not None and not isinstance(tags, list):
-        event["tags"] = [tags]
-    if written is not MISSING:
-        at = _iso8601(written) if isinstance(written, str) else None
-        if isinstance(at, datetime):
-            event["@timestamp"] = at
-        else:
-            event["_@timestamp"] = written
-            tag(event, ["_timestampparsefailure"])
+        event[METADATA] = metadata
+    made(event, at)

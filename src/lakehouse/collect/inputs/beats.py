@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
-from lakehouse.collect.codecs import NOT_JSON, CodecName, Decoder, codec, made, objects, text_of
-from lakehouse.collect.event import METADATA, Event, put
+from lakehouse.collect.codecs import NOT_JSON, CodecName, Decoder, codec, objects, text_of
+from lakehouse.collect.event import METADATA, Event, made, put
 from lakehouse.collect.inputs.listening import READ_BYTES, ListenOptions, ProtocolError, marking, serve
 from lakehouse.collect.plugins import Intake, Plugin
 
