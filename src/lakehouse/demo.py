@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 from lakehouse.audit import audit, render
 from lakehouse.inspect import tables, wait
 from lakehouse.query import query
-from lakehouse.running import up
+from lakehouse.running import programs, up
 from lakehouse.settings import Settings, load
 from lakehouse.simulate import simulate
 
@@ -46,14 +47,17 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
     started = time.monotonic()
     up(settings, servers_only=False, fresh=False)
     settings = load()
+    logs_before = _logs(settings)
     truth = settings.home / "simulation-truth.json"
     with bar(
         f"a service with {size.history_days:g} days of history and {size.seconds / 60:g} live minutes"
     ) as progress:
         sent = simulate(
             settings, seed, size.rate, size.seconds, size.history_days, truth, progress=progress,
-            history_records=size.history_records,
+            history_records=size.history_records, logs=settings.logs,
         )  # fmt: skip
+    with bar("its log files, on their way") as progress:
+        _collected(settings, logs_before + sent["topics"]["service-logs"]["valid"], size.wait, progress)
     missing = wait(settings, size.wait)
     if missing:
         raise DemoError(f"{missing[0]}; `lakehouse status` and {settings.home / 'logs' / 'stream.log'} say why")
@@ -62,11 +66,37 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
     return bool(result["balanced"])
 
 
+def _logs(settings: Settings) -> int:
+    return int(query(settings, "select count(*) from silver.service_logs").rows[0][0])
+
+
+def _collected(settings: Settings, expected: int, timeout: float, progress: Callable[[int, int], None]) -> None:
+    """Return when silver has so many logs: files, shipper, collector and stream have passed on all.
+
+    Raises:
+        DemoError: it has not, after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while (there := _logs(settings)) < expected:
+        progress(there, expected)
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f"{expected - there:,} of the service's log records are not in silver after {timeout:g} s: "
+                f"`lakehouse status` says where they wait, {settings.home / 'logs' / 'collect.log'} why"
+            )
+        time.sleep(0.5)
+    progress(expected, expected)
+
+
 def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict[str, Any], seconds: float) -> None:
     from lakehouse.report import show_rows, show_tables
 
     out = sys.stdout.write
-    out(f"\n{sent['acknowledged']:,} records sent and accounted for, {seconds:.0f} s in all\n\n")
+    shipper = "Filebeat" if "filebeat" in programs(settings) else "`lakehouse ship logs`"
+    out(
+        f"\n{sent['sent']:,} records sent and accounted for, {sent['written']:,} of them as lines of log files that "
+        f"{shipper} and the collector brought; {seconds:.0f} s in all\n\n"
+    )
     show_tables(tables(settings))
     for title, sql in (
         (
@@ -88,6 +118,13 @@ def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict
             "select service, sum(requests)::bigint as requests, "
             "round(100 * sum(errors) / sum(requests), 2) as error_percent, "
             "round(max(p99_ms), 1) as worst_p99_ms from gold.service_health_minute group by service order by service",
+        ),
+        (
+            f"This machine ({socket.gethostname()}), measured live",
+            "select metric, max_by(avg, window_start) as latest, max(max) as highest, sum(samples)::bigint as samples "
+            f"from gold.host_utilization_minute where host = '{socket.gethostname()}' and metric in "
+            "('system.cpu.total.norm.pct', 'system.memory.actual.used.pct', 'system.load.1') "
+            "group by metric order by metric",
         ),
     ):
         out(f"\n{title}\n")
