@@ -91,10 +91,22 @@ class Stream(_Part):
 
 
 class Collect(_Part):
-    """The collector of logs."""
+    """The collector of logs, and what is shipped to it."""
 
     pipeline: Path = PROJECT / "conf" / "logstash" / "service-logs.conf"
     """The pipeline file, in Logstash's language."""
+    beats: str = "127.0.0.1:5044"
+    """host:port of its ``beats`` input, for shippers."""
+    logs: Path | None = None
+    """The folder whose ``*.log`` a shipper follows unless it is told others; see :attr:`Settings.service_logs`."""
+
+    @field_validator("beats")
+    @classmethod
+    def _address(cls, beats: str) -> str:
+        host, _, port = beats.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError("give host:port, such as 127.0.0.1:5044")
+        return beats
 
 
 class Api(_Part):
@@ -147,6 +159,11 @@ class Settings(BaseSettings):
     def root(self) -> str:
         """The lake's root URI, without a trailing slash."""
         return self.hdfs.uri.rstrip("/") + "/" + self.hdfs.root.strip("/")
+
+    @property
+    def service_logs(self) -> Path:
+        """The folder of log files that a local shipper follows: ``collect.logs``, or ``<home>/service-logs``."""
+        return PROJECT / (self.collect.logs or self.home / "service-logs")
 
     def table_uri(self, name: str) -> str:
         """``silver.user_events`` -> ``<root>/silver/user_events``."""
