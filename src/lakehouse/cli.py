@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,6 +61,8 @@ app = typer.Typer(
 )
 quarantine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Records that broke their contract.")
 app.add_typer(quarantine, name="quarantine")
+ship = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Send what Filebeat and Metricbeat would.")
+app.add_typer(ship, name="ship")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -259,6 +261,42 @@ def collect(
     asyncio.run(collector.collector(settings, path).run())
 
 
+@ship.command("logs")
+def ship_logs(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH]...", help="Patterns, in quotes, or folders of *.log [home/service-logs]."),
+    ] = None,
+    begins: Annotated[
+        str, typer.Option(metavar="REGEX", help="Finds the first line of a record; '' makes each line one.")
+    ] = r"^\d{4}-",
+    name: Annotated[str, typer.Option(help="Of its queue and positions; each that runs needs its own.")] = "logs",
+) -> None:
+    """Follow log files until stopped: lines to the collector's beats input (setting collect.beats)."""
+    import asyncio
+
+    from lakehouse.ship.logs import shipper
+
+    settings = _settings()
+    _log_to_stderr()
+    asyncio.run(shipper(settings, paths or (), begins, name).run())
+
+
+@ship.command("metrics")
+def ship_metrics(
+    period: Annotated[str, typer.Option(help="Between samples, such as 10s or 1m.")] = "10s",
+) -> None:
+    """Sample this machine until stopped: processor, memory, network, disks to the topic system-metrics."""
+    import logging
+
+    from lakehouse.ship.metrics import run
+
+    every = _duration("--period", period)
+    _log_to_stderr()
+    logging.getLogger("lakehouse.kafka").setLevel(logging.CRITICAL)  # the shipper tells of an outage once
+    run(_settings(), every)
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [api.host: loopback].")] = None,
@@ -281,17 +319,20 @@ def token(
     ttl: Annotated[str, typer.Option(help="For how long it is valid, such as 30m, 12h or 90d.")] = "12h",
 ) -> None:
     """Print a bearer token for the HTTP API."""
-    from datetime import timedelta
-
-    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}.get(ttl[-1:])
-    if unit is None or not ttl[:-1].isdecimal() or not 0 < int(ttl[:-1]) < 1_000_000:
-        raise typer.BadParameter(f"--ttl {ttl}: give a number and s, m, h or d, such as 12h")
+    valid_for = _duration("--ttl", ttl)
     _from_checkout()
     from serving.auth import SCOPES, issue, keys
 
     if unknown := sorted({*scope} - {*SCOPES}):
         raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
-    typer.echo(issue(keys(_settings()), subject, scope, timedelta(**{unit: int(ttl[:-1])})))
+    typer.echo(issue(keys(_settings()), subject, scope, valid_for))
+
+
+def _duration(option: str, text: str) -> timedelta:
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}.get(text[-1:])
+    if unit is None or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 1_000_000:
+        raise typer.BadParameter(f"{option} {text}: give a number and s, m, h or d, such as 12h")
+    return timedelta(**{unit: int(text[:-1])})
 
 
 def _from_checkout() -> None:

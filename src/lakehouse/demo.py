@@ -54,7 +54,7 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
     ) as progress:
         sent = simulate(
             settings, seed, size.rate, size.seconds, size.history_days, truth, progress=progress,
-            history_records=size.history_records, logs=settings.logs,
+            history_records=size.history_records, logs=settings.service_logs,
         )  # fmt: skip
     with bar("its log files, on their way") as progress:
         _collected(settings, logs_before + sent["topics"]["service-logs"]["valid"], size.wait, progress)

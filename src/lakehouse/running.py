@@ -69,7 +69,7 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
     if servers_only:
         return settings
     settings = placed(settings)
-    settings.logs.mkdir(parents=True, exist_ok=True)
+    settings.service_logs.mkdir(parents=True, exist_ok=True)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed |= {"LAKEHOUSE_HOME": str(settings.home), "LAKEHOUSE_PROFILE": settings.profile}
     wanted = programs(settings)
@@ -94,7 +94,7 @@ def programs(settings: Settings) -> dict[str, Program]:
 def _shippers(settings: Settings, own: list[str]) -> dict[str, Program]:
     """Logs and metrics of this machine: by the real Beats where they are built, else by ours."""
     env = {
-        "LOGS": str(settings.logs),
+        "LOGS": str(settings.service_logs),
         "COLLECT_BEATS": settings.collect.beats,
         "KAFKA": settings.kafka.bootstrap_servers,
     }
@@ -102,7 +102,7 @@ def _shippers(settings: Settings, own: list[str]) -> dict[str, Program]:
     for beat, what in (("filebeat", "logs"), ("metricbeat", "metrics")):
         binary = stack.beat(settings, beat)
         # Both name lines in their own way: the one that began with the files of a home goes on with them.
-        if what == "logs" and (settings.home / "collect" / "ship-logs.queue").exists():
+        if what == "logs" and (settings.home / "ship" / "logs.queue").exists():
             binary = None
         if binary:
             found[beat] = Program(beat_command(settings, binary), env)

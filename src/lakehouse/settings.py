@@ -93,17 +93,25 @@ class Stream(_Part):
 
 
 class Collect(_Part):
-    """The collector of logs."""
+    """The collector of logs, and what is shipped to it."""
 
     pipeline: Path = PROJECT / "conf" / "logstash" / "service-logs.conf"
     """The pipeline file, in Logstash's language."""
     beats: str = "127.0.0.1:5044"
-    """Where shippers find the collector; the other inputs of the local pipeline have these ports of loopback."""
+    """host:port of its ``beats`` input, for shippers; its other inputs have these ports of the same machine."""
     tcp_port: int = 5045
     http_port: int = 5046
     syslog_port: int = 5514
     logs: Path | None = None
-    """The folder of log files that a local shipper follows; none: ``<home>/service-logs``."""
+    """The folder whose logs a shipper follows unless it is told others; see :attr:`Settings.service_logs`."""
+
+    @field_validator("beats")
+    @classmethod
+    def _address(cls, beats: str) -> str:
+        host, _, port = beats.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError("give host:port, such as 127.0.0.1:5044")
+        return beats
 
 
 class Api(_Part):
@@ -158,9 +166,9 @@ class Settings(BaseSettings):
         return self.hdfs.uri.rstrip("/") + "/" + self.hdfs.root.strip("/")
 
     @property
-    def logs(self) -> Path:
-        """The folder of log files that a local shipper follows."""
-        return self.collect.logs or self.home / "service-logs"
+    def service_logs(self) -> Path:
+        """The folder of log files that a local shipper follows: ``collect.logs``, or ``<home>/service-logs``."""
+        return PROJECT / (self.collect.logs or self.home / "service-logs")
 
     def table_uri(self, name: str) -> str:
         """``silver.user_events`` -> ``<root>/silver/user_events``."""

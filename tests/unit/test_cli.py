@@ -151,3 +151,11 @@ def test_a_taken_port_is_one_line(env: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = lakehouse("serve", "--port", str(taken.getsockname()[1]), env=env)
     assert result.exit_code == 1 and "cannot listen on 127.0.0.1:" in result.stderr
+
+
+def test_a_shipper_says_what_is_wrong_with_how_it_was_called(env: dict[str, str]) -> None:
+    assert "--period 10: give a number and s, m, h or d" in lakehouse("ship", "metrics", "--period", "10").output
+    done = lakehouse("ship", "logs", "--begins", "(", env=env)
+    assert done.exit_code == 1 and done.output.startswith("error: '(' can't begin a record: ")
+    done = lakehouse("ship", "logs", env=env | {"LAKEHOUSE_COLLECT__BEATS": "5044"})
+    assert done.exit_code == 1 and "setting collect.beats" in done.output and "give host:port" in done.output

@@ -45,6 +45,10 @@ class QueueError(Exception):
     """The queue's file can't be used; the message says what to do."""
 
 
+class QueueInUse(QueueError):
+    """Another process runs with the queue."""
+
+
 @dataclass(eq=False)
 class _Put:
     body: bytes
@@ -93,7 +97,8 @@ class Queue:
         batch_events: :meth:`take` joins puts up to about so many events.
 
     Raises:
-        QueueError: the file is damaged, can't be written, or another collector runs with it.
+        QueueInUse: another collector runs with it.
+        QueueError: the file is damaged, or can't be written.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, batch_events: int = BATCH_EVENTS) -> None:
@@ -111,7 +116,7 @@ class Queue:
             self._open()
         except BlockingIOError:
             os.close(self._lock)
-            raise QueueError(f"{path}: another `lakehouse collect` runs with this queue") from None
+            raise QueueInUse(f"{path}: another `lakehouse collect` runs with this queue") from None
         except sqlite3.DatabaseError as error:
             os.close(self._lock)
             raise self._damage(error) from None

@@ -57,6 +57,15 @@ class Intake:
         return [event["message"] for event in self.events]
 
 
+class Acknowledging(Intake):
+    """Acknowledges what is put at once."""
+
+    async def put(self, events: list[Event], mark: tuple[str, Any] | None = None) -> Future[None]:
+        future = await super().put(events, mark)
+        future.set_result(None)
+        return future
+
+
 @asynccontextmanager
 async def running(source: Any, intake: Any) -> AsyncIterator[int]:
     """The port of an input that listens."""

@@ -46,6 +46,14 @@ def test_a_services_own_text_with_its_stack_trace() -> None:
     }  # fmt: skip
 
 
+def test_a_line_keeps_the_name_that_its_shipper_gave_it() -> None:
+    line = '{"event": {"dataset": "shop.app"}, "message": "hello", "service": {"name": "shop"}}'
+    assert parsed(line, event={"id": "line-7"})["event"] == {"dataset": "shop.app", "id": "line-7"}
+    own = '{"event": {"id": "own-1"}, "message": "hello"}'
+    assert parsed(own, event={"id": "line-8"})["event"] == {"id": "own-1"}
+    assert parsed(own.replace('"own-1"', "null"))["event"]["id"] == "e-1"
+
+
 def test_a_combined_access_log() -> None:
     event = parsed(
         '10.0.0.1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a/b.gif?x=1 HTTP/1.1" 404 - "-" "Mozilla/4.08 [en]"',

@@ -11,6 +11,7 @@ from lakehouse.collect.options import OutputOptions
 from lakehouse.collect.outputs.elasticsearch import ElasticsearchOptions, ElasticsearchOutput
 from lakehouse.collect.outputs.file import FileOutput, FileOutputOptions
 from lakehouse.collect.outputs.kafka import KafkaOptions, KafkaOutput
+from lakehouse.collect.outputs.lumberjack import LumberjackOptions, LumberjackOutput
 from lakehouse.collect.outputs.stdout import Stdout, StdoutOptions
 from lakehouse.collect.plugins import Output, Plugin
 
@@ -18,6 +19,7 @@ OUTPUTS: dict[str, tuple[type[OutputOptions], Callable[[Any, Plugin, Refuse], Ou
     "elasticsearch": (ElasticsearchOptions, ElasticsearchOutput),
     "file": (FileOutputOptions, FileOutput),
     "kafka": (KafkaOptions, KafkaOutput),
+    "lumberjack": (LumberjackOptions, LumberjackOutput),
     "stdout": (StdoutOptions, Stdout),
 }
 
