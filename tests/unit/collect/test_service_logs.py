@@ -38,6 +38,7 @@ def test_a_services_own_text_with_its_stack_trace() -> None:
     assert event["@timestamp"] == datetime(2026, 11, 25, 16, 0, 0, 123_000, tzinfo=UTC)
     assert event["log"]["level"] == "error" and event["service"]["name"] == "checkout"
     assert event["trace"]["id"] == "0af7" and event["host"]["name"] == "web-1"
+    assert event["message"] == "POST /pay/1 503 2ms"
     assert event["event"] == {"dataset": "checkout.access", "duration": 2_500_000, "id": "l1-9"}
     assert event["http"] == {"request": {"method": "POST"}, "response": {"status_code": 503}}
     assert event["error"] == {
