@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 
 from lakehouse.collect.config import read
@@ -88,6 +89,15 @@ def test_json_is_taken_as_it_is() -> None:
     )
     assert event["@timestamp"] == datetime(2026, 1, 1, tzinfo=UTC) and event["message"] == "m"
     assert event["event"]["id"] == "j" and event["log"]["level"] == "warn" and "tags" not in event
+
+
+def test_what_json_says_of_a_request_is_not_said_twice() -> None:
+    record = {
+        "message": "GET /a 503 3ms", "event": {"id": "j", "dataset": "s.access"}, "url": {"path": "/a"},
+        "http": {"request": {"method": "GET"}, "response": {"status_code": 503}}, "error": {"type": "Timeout"},
+    }  # fmt: skip
+    event = parsed(orjson.dumps(record).decode())
+    assert {name: event[name] for name in record} == record
 
 
 @pytest.mark.parametrize("message", ["", "plain words", "{broken", "\x00\x01", "a" * 100_000, "<34>1 x", "[" * 5000])
