@@ -378,6 +378,10 @@ def simulate(
     truth: Annotated[
         Path | None, typer.Option(help="Where to write what is true [home/simulation-truth.json].")
     ] = None,
+    logs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write live logs as text to DIR/<service>.log, instead of to Kafka."),
+    ] = None,
 ) -> None:
     """Send a believable service's events, logs and metrics, and write down the truth about them."""
     from lakehouse.simulate import simulate
@@ -396,6 +400,7 @@ def simulate(
             broken,
             progress,
             history_records=history_records,
+            logs=logs,
         )
     _print_json(found)
 

@@ -1,5 +1,7 @@
 """A believable service with a known truth: seeded users, services and hosts whose records go to the three topics.
 
+The live logs may go to files instead, as text (``logfiles.py``), for a shipper and the collector to bring.
+
 Generation is pure: :class:`Simulation` turns times into records ``(topic, key, value, kind)`` and keeps the truth about
 them; :func:`simulate` paces, sends and writes the truth down. Records are drawn in blocks with numpy and rendered from
 fragments of JSON made beforehand, because the history should arrive faster than a stream can drain it.
@@ -13,6 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +26,7 @@ import orjson
 from numpy.typing import NDArray
 
 from lakehouse.contracts import TOPICS
+from lakehouse.logfiles import LogFiles
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import Outbox, Transport, producer, require_topics
 
@@ -362,6 +366,8 @@ class Simulation:
         self.rng = rng = np.random.default_rng(seed)
         self.shares = {"duplicates": share_duplicates, "late": share_late, "broken": share_broken}
         self.incidents: list[Incident] = []
+        self.logs_as_text = False
+        """Whether logs from here on are for files: text is never broken JSON, has no unknown field, lacks no key."""
         self.known = Truth()
         self._records = np.zeros(3, dtype=np.int64)
         self._ids = 0
@@ -461,21 +467,22 @@ class Simulation:
     ) -> tuple[list[Record], NDArray[np.bool_]]:
         """Encode, break the chosen share, drop a few keys; also which records are valid."""
         rng, n = self.rng, len(texts)
+        faulty = not (self.logs_as_text and topic == "service-logs")
         values: list[bytes | None] = [text.encode() for text in texts]
         some_keys: list[bytes | None] = list(keys)
         kinds = ["late" if is_late else "valid" for is_late in late.tolist()]
-        broken = rng.random(n) < self.shares["broken"]
+        broken = (rng.random(n) < self.shares["broken"]) & faulty
         ways = BREAKERS[topic]
         names = [name for name in ways if name != "large"]
         for i in np.flatnonzero(broken).tolist():
             name = "large" if rng.random() < LARGE_SHARE else names[int(rng.integers(len(names)))]
             values[i] = ways[name](texts[i].encode())
             kinds[i] = f"broken:{name}"
-        for i in np.flatnonzero((rng.random(n) < NULL_KEYS) & ~broken).tolist():
+        for i in np.flatnonzero((rng.random(n) < NULL_KEYS) & ~broken & faulty).tolist():
             some_keys[i] = None
             self.known.null_keys[topic] += 1
         if drift:
-            for i in np.flatnonzero((rng.random(n) < DRIFT) & ~broken).tolist():
+            for i in np.flatnonzero((rng.random(n) < DRIFT) & ~broken & faulty).tolist():
                 values[i] = texts[i][:-1].encode() + b',"app_version":"4.2.0"}'
                 self.known.unknown_fields[topic] += 1
         return list(zip([topic] * n, some_keys, values, kinds, strict=True)), ~broken
@@ -933,8 +940,11 @@ def simulate(
     start: datetime | None = None,
     prefix: str = "",
     transport: Transport | None = None,
+    logs: Path | None = None,
 ) -> dict[str, Any]:
     """Send a simulated history at full speed, then live records at a rate, and write down what is true of them.
+
+    A record counts as sent once it was handed to Kafka or, a live log with ``logs``, written to its file.
 
     Args:
         settings: the broker.
@@ -942,25 +952,30 @@ def simulate(
         rate: live records per second in all topics together, 6 : 3 : 1 for events, logs and metrics.
         duration: seconds of live records; their event times are the times they are due.
         history: days of event time before the start that the history covers; 0 for none.
-        truth: the JSON file that is written, in one step, after the last acknowledgement: ``parameters``, ``topics``
-            (counts), gold's rows (named in ``columns``), ``incidents``, ``tastes``, ``sentiments``.
+        truth: the JSON file that is written, in one step, after the last acknowledgement and with all files on disk:
+            ``parameters``, ``acknowledged``, ``written``, ``topics`` (counts, with logs in files among those of
+            service-logs), gold's rows (named in ``columns``), ``incidents``, ``tastes``, ``sentiments``.
         share_duplicates: share of the records that repeat one sent before.
         share_late: share whose event time is a minute to a day before they are sent.
-        share_broken: share that no contract accepts.
+        share_broken: share that no contract accepts; of logs in files none.
         progress: called with (sent, total) after each block.
         history_records: size of the history.
         start: when live begins; now if None. A start other than now shifts event times, not the sending.
         prefix: put before the topics' names, for trials.
         transport: sends the records instead of a new Kafka producer.
+        logs: a folder; the live logs go there as text, one file a service, and not to Kafka: late ones and repeats
+            (of the history's too) among them, but none broken, with an unknown field or without a Kafka key, which
+            text cannot be. Where ``share_broken`` is 0 they are the records that Kafka would have got.
 
     Returns:
-        ``sent``, ``acknowledged``, ``valid``, ``duplicates``, ``broken``, ``seconds``, ``history_records_per_s``,
-        ``topics`` (counts as in the truth) and ``truth`` (the file).
+        ``sent``, the sum of ``acknowledged`` (by Kafka) and ``written`` (to files); ``valid``, ``duplicates``,
+        ``broken``, ``seconds``, ``history_records_per_s``, ``topics`` (counts as in the truth), ``truth`` (the file).
 
     Raises:
         SimulationError: an argument is out of bounds.
         TopicError: Kafka does not answer or lacks a topic.
         DeliveryError: a record was not acknowledged; no truth is written, since it would not be true.
+        LogFileError: a log could not be written; no truth either.
     """
     shares = {"share_duplicates": share_duplicates, "share_late": share_late, "share_broken": share_broken}
     for name, share in shares.items():
@@ -987,35 +1002,51 @@ def simulate(
     names = {topic: prefix + topic for topic in TOPICS}
     outbox = Outbox(transport)
     total = parameters["history_records"] + round(rate * duration)
-    began = time.monotonic()
-    if history and history_records:
-        since = begin_us - int(history * DAY)
-        world.incidents += plan_incidents(world.rng, since, begin_us, round(6 * history))
-        for times in history_times(world.rng, since, begin_us, history_records):
+    opened: AbstractContextManager[LogFiles | None] = nullcontext() if logs is None else LogFiles(logs, SERVICES)
+    with opened as files:
+        began = time.monotonic()
+        if history and history_records:
+            since = begin_us - int(history * DAY)
+            world.incidents += plan_incidents(world.rng, since, begin_us, round(6 * history))
+            for times in history_times(world.rng, since, begin_us, history_records):
+                for topic, key, value, _ in world.block(times):
+                    outbox.send(names[topic], key, value)
+                progress(outbox.sent, total)
+            outbox.finish()
+        history_s = time.monotonic() - began
+        history_sent = sent = outbox.sent
+        world.logs_as_text = files is not None
+        live_us = begin_us if start else time.time_ns() // 1000
+        live_from = time.monotonic()
+        troubles = max(int(duration >= 300), round(duration / 1800))
+        world.incidents += plan_incidents(world.rng, live_us, live_us + round(duration * SECOND), troubles)
+        for times in live_times(live_us, rate, duration):
             for topic, key, value, _ in world.block(times):
-                outbox.send(names[topic], key, value)
-            progress(outbox.sent, total)
-        outbox.finish()
-    history_s = time.monotonic() - began
-    history_sent = outbox.sent
-    live_us = begin_us if start else time.time_ns() // 1000
-    live_from = time.monotonic()
-    troubles = max(int(duration >= 300), round(duration / 1800))
-    world.incidents += plan_incidents(world.rng, live_us, live_us + round(duration * SECOND), troubles)
-    for times in live_times(live_us, rate, duration):
-        for topic, key, value, _ in world.block(times):
-            outbox.wait_until(live_from + (outbox.sent - history_sent) / rate)
-            outbox.send(names[topic], key, value)
-        progress(outbox.sent, total)
-    acknowledged = outbox.finish()
-    found = {"parameters": parameters, "live_start": _utc(live_us), "acknowledged": acknowledged, **world.truth()}
+                outbox.wait_until(live_from + (sent - history_sent) / rate)
+                if files is not None and topic == "service-logs":
+                    assert value is not None  # only a broken one is
+                    files.write(orjson.loads(value))
+                else:
+                    outbox.send(names[topic], key, value)
+                sent += 1
+            progress(sent, total)
+        acknowledged = outbox.finish()
+    written = files.written if files is not None else 0
+    found = {
+        "parameters": parameters | {"logs": str(logs) if logs else None},
+        "live_start": _utc(live_us),
+        "acknowledged": acknowledged,
+        "written": written,
+        **world.truth(),
+    }
     truth.parent.mkdir(parents=True, exist_ok=True)
     partial = truth.with_name(truth.name + ".partial")
     partial.write_bytes(orjson.dumps(found))
     os.replace(partial, truth)
     return {
-        "sent": outbox.sent,
+        "sent": sent,
         "acknowledged": acknowledged,
+        "written": written,
         **{name: sum(c[name] for c in found["topics"].values()) for name in ("valid", "duplicates", "broken")},
         "seconds": round(time.monotonic() - began, 3),
         "history_records_per_s": round(history_sent / history_s) if history_sent else None,

@@ -43,7 +43,8 @@ def shipper(settings: Settings, paths: Sequence[str] = (), begins: str = BEGINS,
 
     Args:
         settings: where the collector is, and where the queue lies: ``<home>/ship/<name>.queue``.
-        paths: patterns of files, or folders, which stand for their ``*.log``; ``collect.logs`` where there are none.
+        paths: patterns of files, or folders, which stand for their ``*.log`` and ``*.log.1`` and so on; ``collect.logs``
+            where there are none.
         begins: a regular expression that finds the first line of a record and no other; where it is empty, each line
             is a record.
         name: of the queue and of how far files were read; every shipper that runs needs its own.
@@ -101,7 +102,13 @@ def _patterns(settings: Settings, paths: Sequence[str]) -> list[str]:
     if not paths:
         settings.service_logs.mkdir(parents=True, exist_ok=True)
     absolute = [os.path.abspath(os.path.expanduser(path)) for path in paths or [str(settings.service_logs)]]
-    return [f"{glob.escape(path)}/*.log" if os.path.isdir(path) else path for path in absolute]
+    # Rotated files too: one that was renamed while nobody read it is read to its end.
+    in_folder = ("*.log", "*.log.[0-9]*")
+    return [
+        pattern
+        for path in absolute
+        for pattern in ([f"{glob.escape(path)}/{names}" for names in in_folder] if os.path.isdir(path) else [path])
+    ]
 
 
 def _described(host: str) -> Filter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 
 from lakehouse.collect.config import read
@@ -38,6 +39,7 @@ def test_a_services_own_text_with_its_stack_trace() -> None:
     assert event["@timestamp"] == datetime(2026, 11, 25, 16, 0, 0, 123_000, tzinfo=UTC)
     assert event["log"]["level"] == "error" and event["service"]["name"] == "checkout"
     assert event["trace"]["id"] == "0af7" and event["host"]["name"] == "web-1"
+    assert event["message"] == "POST /pay/1 503 2ms"
     assert event["event"] == {"dataset": "checkout.access", "duration": 2_500_000, "id": "l1-9"}
     assert event["http"] == {"request": {"method": "POST"}, "response": {"status_code": 503}}
     assert event["error"] == {
@@ -95,6 +97,15 @@ def test_json_is_taken_as_it_is() -> None:
     )
     assert event["@timestamp"] == datetime(2026, 1, 1, tzinfo=UTC) and event["message"] == "m"
     assert event["event"]["id"] == "j" and event["log"]["level"] == "warn" and "tags" not in event
+
+
+def test_what_json_says_of_a_request_is_not_said_twice() -> None:
+    record = {
+        "message": "GET /a 503 3ms", "event": {"id": "j", "dataset": "s.access"}, "url": {"path": "/a"},
+        "http": {"request": {"method": "GET"}, "response": {"status_code": 503}}, "error": {"type": "Timeout"},
+    }  # fmt: skip
+    event = parsed(orjson.dumps(record).decode())
+    assert {name: event[name] for name in record} == record
 
 
 @pytest.mark.parametrize("message", ["", "plain words", "{broken", "\x00\x01", "a" * 100_000, "<34>1 x", "[" * 5000])
