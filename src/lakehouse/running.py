@@ -26,7 +26,7 @@ READY_WITHIN = 120.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
 _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME", "COLLECT_")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
-_DERIVED = ("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "filebeat", "metricbeat")
+_DERIVED = ("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat")
 """What of the home is made from the data, and goes with them."""
 _PORTS = {
     "serve": ("api.port",),

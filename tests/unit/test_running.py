@@ -40,7 +40,7 @@ def test_the_real_beats_run_where_they_are_built(settings: Settings) -> None:
 
 def test_a_home_whose_files_our_shipper_began_stays_with_it(settings: Settings) -> None:
     built(settings)
-    (settings.home / "collect").mkdir(parents=True)
+    (settings.home / "ship").mkdir(parents=True)
     (settings.home / "ship" / "logs.queue").touch()
     assert running.programs(settings).keys() == OURS | {"ship-logs", "metricbeat"}
 

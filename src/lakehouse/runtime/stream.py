@@ -274,7 +274,7 @@ class StoreQuery:
     def _every(self) -> timedelta:
         """Each store its own period: Spark starts all triggers of one period at the same moment."""
         stream = self.stream.settings.stream
-        return stream.fanout_trigger * (1 + 0.05 * stream.stores.index(self.name))  # type: ignore[arg-type]
+        return stream.fanout_trigger * (1 + 0.05 * stream.stores.index(self.name))
 
     def _failed(self, error: Exception | None) -> None:
         self.failed = _cause(error) if error else "stopped"

@@ -43,7 +43,7 @@ def shipper(settings: Settings, paths: Sequence[str] = (), begins: str = BEGINS,
 
     Args:
         settings: where the collector is, and where the queue lies: ``<home>/ship/<name>.queue``.
-        paths: patterns of files, or folders, which stand for their ``*.log`` and ``*.log.1`` and so on; ``collect.logs``
+        paths: patterns of files, or folders, which stand for ``*.log`` and ``*.log.1`` in them; ``collect.logs``
             where there are none.
         begins: a regular expression that finds the first line of a record and no other; where it is empty, each line
             is a record.
