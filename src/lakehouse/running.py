@@ -24,7 +24,7 @@ from lakehouse.stack import ports
 
 READY_WITHIN = 120.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
-_PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME", "COLLECT_")
+_PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
 _DERIVED = ("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat")
 """What of the home is made from the data, and goes with them."""
@@ -142,6 +142,7 @@ def placed(settings: Settings) -> Settings:
             **{name: chosen[f"collect.{name}"] for name in ("tcp_port", "http_port", "syslog_port")},
         },
     }
+    settings.home.mkdir(parents=True, exist_ok=True)
     text = "# Where the programs listen; written by `up`.\n" + yaml.safe_dump(overlay)
     (settings.home / "programs.yaml").write_text(text)
     return settings.model_copy(

@@ -241,10 +241,10 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
     home = home if home.is_absolute() else PROJECT / home
     values["home"] = home
-    if values.get("servers", "local") == "local":
-        for moved in (home / "ports.yaml", home / "programs.yaml"):
-            if moved.exists():
-                values = _merge(values, _read(moved))
+    local = values.get("servers", "local") == "local"
+    for moved in [*([home / "ports.yaml"] if local else []), home / "programs.yaml"]:
+        if moved.exists():
+            values = _merge(values, _read(moved))
     try:
         return _Loaded(**values)
     except ValidationError as error:
