@@ -57,7 +57,7 @@ class Service:
         self.name = f"svc-{uuid4().hex[:12]}"
         self.path = folder / f"{self.name}.log"
         self.written: Counter[str] = Counter()
-        self._settings = settings
+        self._settings, self._seen = settings, 0
         self._file = self.path.open("ab", buffering=0)
         self._elastic = Elasticsearch(settings.elasticsearch.url.get_secret_value(), request_timeout=10)
 
@@ -100,6 +100,11 @@ class Service:
         """Return when every line so far is in logs-live, or say what there is instead."""
         self._until(lambda: self.documents() >= self.written.total(), seconds)
 
+    def flows(self, seconds: float) -> None:
+        """Return when some line more is in logs-live than at the last call."""
+        self._until(lambda: self.documents() > self._seen, seconds)
+        self._seen = self.documents()
+
     def _until(self, there: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not there():
@@ -119,23 +124,19 @@ class Service:
 def killed_on_the_way(settings: Settings, folder: Path, lines: int, patience: float) -> tuple[Service, int]:
     """Let a service write its lines while everything on their way is killed once; it, and the repeats in Kafka."""
     service = Service(settings, folder)
-    tenth = lines // 10
+    killed = {0: ["filebeat"], 2: ["collect"], 4: ["kafka"], 6: ["elasticsearch"], 8: ["filebeat", "collect"]}
     try:
         for step in range(10):
-            service.write(tenth)
-            if step in (0, 7):
-                servers.kill_server(settings, "filebeat")
-            if step in (2, 7):
-                servers.kill_server(settings, "collect")
+            service.write(lines // 10)
+            if step in killed:
+                service.flows(patience)  # some of it has come, the rest is on its way
+                for name in killed[step]:
+                    servers.kill_server(settings, name)
             if step == 1:
                 service.rotate()
-            if step == 3:
-                servers.kill_server(settings, "kafka")
             if step == 5:
                 service.arrived(patience)
                 service.empty()
-            if step == 6:
-                servers.kill_server(settings, "elasticsearch")
         service.arrived(patience)
         found = service.in_kafka()
         assert service.documents() == len(found) == service.written.total()
