@@ -30,7 +30,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "LAKEHOUSE_HDFS__URI": settings.hdfs.uri,
         "LAKEHOUSE_HDFS__ROOT": settings.hdfs.root,
         "LAKEHOUSE_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "LAKEHOUSE_MONGO__URI": "mongodb://127.0.0.1:1/",
+        "LAKEHOUSE_MONGO__URI": "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200",
         "LAKEHOUSE_REDIS__URL": "redis://127.0.0.1:1/0",
         "LAKEHOUSE_ELASTICSEARCH__URL": "http://127.0.0.1:1",
         "LAKEHOUSE_STREAM__STORES": '["redis"]',

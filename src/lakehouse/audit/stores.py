@@ -309,7 +309,9 @@ def lag(progress: dict[str, Any] | None, changes: dict[str, int], silver: dict[s
 
 
 def _mongodb(settings: Settings) -> tuple[Callable[[], Any], Callable[[Run], Found]]:
-    client: Any = pymongo.MongoClient(settings.mongo.uri.get_secret_value(), serverSelectionTimeoutMS=5000)
+    uri = settings.mongo.uri.get_secret_value()
+    patience: dict[str, Any] = {} if "serverSelectionTimeoutMS" in uri else {"serverSelectionTimeoutMS": 5000}
+    client: Any = pymongo.MongoClient(uri, **patience)
     database = client[settings.mongo.database]
 
     def check(run: Run) -> Found:

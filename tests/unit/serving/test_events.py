@@ -260,7 +260,7 @@ async def test_a_producer_that_failed_for_good_is_replaced() -> None:
     brokers = [Broker(), Broker()]
     brokers[0].fails[b"x"] = KafkaError(KafkaError._FATAL, "gone", True)
     made = iter(brokers)
-    delivery = Delivery(lambda: next(made), timedelta(seconds=5))
+    delivery = Delivery(lambda: next(made), timedelta(seconds=0.2))
     assert await delivery.send("t", [(None, b"x")]) == ["gone"]
     while not brokers[1].records:
         await delivery.send("t", [(None, b"y")])
