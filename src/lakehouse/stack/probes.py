@@ -78,7 +78,9 @@ def mongodb(uri: str) -> None:
     """The server answers ``hello`` as one that takes writes."""
     from pymongo import MongoClient
 
-    patience: dict[str, Any] = {} if "serverSelectionTimeoutMS" in uri else {"serverSelectionTimeoutMS": int(PATIENCE_S * 1000)}
+    patience: dict[str, Any] = (
+        {} if "serverSelectionTimeoutMS" in uri else {"serverSelectionTimeoutMS": int(PATIENCE_S * 1000)}
+    )
     with MongoClient[dict[str, Any]](uri, **patience) as client:
         if not client.admin.command("hello").get("isWritablePrimary"):
             raise StackError("takes no writes")
