@@ -43,12 +43,12 @@ type Processor struct {
 	slots *os.File
 	host  string
 	files map[string]*File
-	known map[string]bool // read by this process already
+	read  map[string]int64 // what this process read of each begins before this offset
 }
 
 // Open starts from what the last process wrote down in path.json and path.offsets.
 func Open(path string) (*Processor, error) {
-	p := &Processor{path: path + ".json", files: map[string]*File{}, known: map[string]bool{}}
+	p := &Processor{path: path + ".json", files: map[string]*File{}, read: map[string]int64{}}
 	p.host, _ = os.Hostname()
 	text, err := os.ReadFile(p.path)
 	if err == nil {
@@ -109,12 +109,13 @@ func (p *Processor) emptied(key, path string, offset int64) (int, error) {
 		file = &File{Slot: int64(len(p.files))}
 		p.files[key] = file
 	}
-	if offset < file.farthest && (p.known[key] || shorter(path, file.farthest)) {
+	before, known := p.read[key]
+	if (known && offset < before) || (!known && offset < file.farthest && shorter(path, file.farthest)) {
 		file.Emptied++
 		file.farthest = 0
 		changed = true
 	}
-	p.known[key] = true
+	p.read[key] = offset + 1
 	if changed {
 		if err := p.save(); err != nil {
 			return 0, err

@@ -93,8 +93,9 @@ def newest(lake: Lake, silver: Table) -> int | None:
     files = pa.table(lake.table(silver.name).get_add_actions(flatten=True))
     highest = files.column("max.timestamp") if "max.timestamp" in files.column_names else None
     if highest is None or highest.null_count:
-        return lake.query(f"select epoch_us(max(timestamp)) from {silver.name}").fetchall()[0][0]
-    latest = pc.max(highest).as_py()
+        latest = lake.query(f"select max(timestamp) from {silver.name}").fetchall()[0][0]
+    else:
+        latest = pc.max(highest).as_py()
     return None if latest is None else round(latest.timestamp() * 1e6)
 
 
