@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from contextlib import suppress
@@ -40,7 +41,7 @@ def topic(settings: Settings, name: str) -> None:
 
 
 def records(settings: Settings, name: str) -> list[dict[str, object]]:
-    return [orjson.loads(record.value()) for record in records_of(settings, [name])]
+    return [json.loads(record.value()) for record in records_of(settings, [name])]  # numbers of any size
 
 
 def collector(settings: Settings, home: Path, name: str) -> tuple[Pipeline, Beats]:
@@ -106,7 +107,7 @@ def piped(settings: Settings, home: Path, name: str, lines: Path) -> tuple[Pipel
 
     async def run() -> float:
         running, began = asyncio.create_task(line.run()), time.monotonic()
-        while (events := line.stats()["events"])["out"] + events["dead"] < 2 * count:
+        while line.stats()["events"]["out"] < 2 * count:
             assert not running.done(), running
             await asyncio.sleep(0.05)
         line.stop()
@@ -135,12 +136,14 @@ def test_what_no_service_means_to_write_neither_stops_nor_slows_the_collector(
         events = line.stats()["events"]
         assert (events["in"], events["filter_errors"], events["dropped"]) == (count, 0, 0)
         # Kafka refuses nothing, Elasticsearch only what is no document of its mapping; both say why.
-        assert events["out"] + events["dead"] == 2 * count and line.stats()["outputs"]["kafka"]["dead"] == 0
+        assert events["out"] == 2 * count and line.stats()["outputs"]["kafka"]["dead"] == 0
         client.indices.refresh(index=name)
-        assert client.count(index=name)["count"] == 3 * count - events["dead"]
+        documents = client.count(index=name)["count"]
         client.indices.delete(index=name)
-    found = {record["event"]["id"] for record in records(stack, name)}  # type: ignore[index]
+    found = records(stack, name)
     assert len(found) == 3 * count
+    # A mutated line may bear the id of another.
+    assert documents == len({record["event"]["id"] for record in found}) - events["dead"]  # type: ignore[index]
     # As many bytes as usual lines, some of them a thousand times as long, take no longer than those did.
     size = fuzz.stat().st_size / (tmp_path / "again.log").stat().st_size
     print(f"{count:,} lines: {took:.1f} s, usual ones {usual:.1f} s, bytes {size:.1f} times as many")

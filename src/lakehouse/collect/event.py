@@ -8,6 +8,7 @@ References Deep Dive".
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -153,7 +154,18 @@ def delivered(event: Event) -> bytes:
     shown = {name: value for name, value in event.items() if name != METADATA}
     if isinstance(at := shown.get("@timestamp"), datetime):
         shown["@timestamp"] = iso(at)
-    return orjson.dumps(shown, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS, default=str)
+    try:
+        return orjson.dumps(shown, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS, default=str)
+    except TypeError as error:
+        if "64-bit" not in str(error):
+            raise
+    # Whole numbers of any size are JSON (RFC 8259, 6), and what Logstash writes.
+    text = json.dumps(shown, default=_text, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode()
+
+
+def _text(value: Any) -> str:
+    return iso(value) if isinstance(value, datetime) else str(value)
 
 
 def made(fields: Event, now: datetime | None) -> Event:

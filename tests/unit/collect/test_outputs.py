@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from elasticsearch import ApiError, ConnectionError
 
 from collect.fakes import plugin
 from lakehouse.collect.deadletters import DeadLetters
-from lakehouse.collect.event import Event
+from lakehouse.collect.event import Event, delivered
 from lakehouse.collect.outputs import opened
 from lakehouse.collect.outputs.elasticsearch import ElasticsearchOptions, ElasticsearchOutput
 from lakehouse.collect.outputs.file import FileOutput, FileOutputOptions
@@ -230,3 +231,8 @@ def test_stdout_writes_lines_unless_told_otherwise() -> None:
 def test_a_wrong_option_is_an_error_before_the_start(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         opened(plugin(name, "output", **options), Refused().add)
+
+
+def test_a_whole_number_of_any_size_is_delivered() -> None:
+    event = {"n": 10**40, "nested": {"at": datetime(2026, 1, 1, tzinfo=UTC), "ä": "ü"}, "@metadata": {"id": "1"}}
+    assert loads(delivered(event)) == {"n": 10**40, "nested": {"at": "2026-01-01T00:00:00.000Z", "ä": "ü"}}
