@@ -13,7 +13,7 @@ import regex
 from lark import Token, Tree
 
 from lakehouse.collect.event import MISSING, Event, get, reference, text
-from lakehouse.collect.oniguruma import translated
+from lakehouse.collect.oniguruma import search, translated
 
 Condition = Callable[[Event], bool]
 Value = Callable[[Event], Any]
@@ -111,7 +111,7 @@ def _matching(of: Value, how: str, pattern: regex.Pattern[str]) -> Condition:
         if found is MISSING or found is None:
             return not wanted
         texts = found if isinstance(found, list) else [found]
-        return any(pattern.search(text(item)) for item in texts) is wanted
+        return any(search(pattern, text(item)) for item in texts) is wanted
 
     return matches
 

@@ -16,7 +16,7 @@ import regex
 
 from lakehouse.collect.event import MISSING, Event, append, get, put, reference, tag, text
 from lakehouse.collect.event import Path as FieldPath
-from lakehouse.collect.oniguruma import translated
+from lakehouse.collect.oniguruma import search, translated
 from lakehouse.collect.options import FilterOptions, Listed
 from lakehouse.collect.plugins import Plugin, options
 
@@ -100,7 +100,7 @@ class Pattern:
         Raises:
             TimeoutError: it took longer than ``timeout`` seconds.
         """
-        found = self.compiled.search(line, timeout=timeout)
+        found = search(self.compiled, line, timeout)
         if found is None:
             return None
         values = found.group(*self.groups) if len(self.groups) > 1 else tuple(found.group(g) for g in self.groups)
