@@ -31,6 +31,8 @@ from tests.integration.lake import StreamProcess, environment, event, mixed, pro
 
 pytestmark = pytest.mark.integration
 KILLS = 4
+TIDIED_EVERY = 15
+"""Deaths after which a stream may tidy up."""
 STREAM_STARTS_IN = 120.0
 
 
@@ -70,6 +72,8 @@ def test_every_kill_leaves_a_balanced_lake(stack: Settings) -> None:
 def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: bool = False) -> None:
     """A stream dies at each point; the cut that it leaves is balanced each time, the stores are equal in the end.
 
+    Now and then one lives for long enough to merge small files: those that die early never do, and leave ever more.
+
     ``alone``: beside a query of a store or topic that dies no other one works, for each takes its time to start.
     """
     extra = {"LAKEHOUSE_STREAM__ENGINE": engine}
@@ -81,6 +85,10 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
 
     before: str | None = None
     for number, point in enumerate(points):
+        if number and number % TIDIED_EVERY == 0:
+            tidying = {"LAKEHOUSE_STREAM__COMPACT_EVERY": "PT1S", "LAKEHOUSE_STREAM__COMPACT_ABOVE_FILES": "5"}
+            with StreamProcess(stack, **extra, **tidying):
+                settled(stack)
         query, records = point.partition(":")[0], mixed(f"{engine}-{point}-{number}")
         less = dict[str, str]()
         if alone:
