@@ -66,7 +66,9 @@ def _kafka(place: Place, *main: str) -> list[str]:
 
 
 def _kafka_format(place: Place) -> list[str]:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = "-"
+    while cluster.startswith("-"):  # to the tool an id that begins so is an option; Kafka makes none either
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     return _kafka(
         place, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(place.conf / "server.properties")
     )
