@@ -121,7 +121,8 @@ def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict
         ),
         (
             f"This machine ({socket.gethostname()}), measured live",
-            "select metric, max_by(avg, window_start) as latest, max(max) as highest, sum(samples)::bigint as samples "
+            "select metric, round(max_by(avg, window_start), 3) as latest, round(max(max), 3) as highest, "
+            "sum(samples)::bigint as samples "
             f"from gold.host_utilization_minute where host = '{socket.gethostname()}' and metric in "
             "('system.cpu.total.norm.pct', 'system.memory.actual.used.pct', 'system.load.1') "
             "group by metric order by metric",
