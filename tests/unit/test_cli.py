@@ -34,6 +34,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "LAKEHOUSE_REDIS__URL": "redis://127.0.0.1:1/0",
         "LAKEHOUSE_ELASTICSEARCH__URL": "http://127.0.0.1:1",
         "LAKEHOUSE_STREAM__STORES": '["redis"]',
+        "LAKEHOUSE_API__PORT": "1",
     }
 
 
