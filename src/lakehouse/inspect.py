@@ -194,11 +194,15 @@ def _api(settings: Settings) -> str | None:
 
 
 def _collect(settings: Settings) -> dict[str, Any] | None:
-    """What the collector last said of itself; None where none has run."""
+    """What the collector last said of itself, and where it listens by default; None where none has run."""
+    collect = settings.collect
     try:
-        return dict(orjson.loads((settings.home / "collect.json").read_bytes()))
+        said = dict(orjson.loads((settings.home / "collect.json").read_bytes()))
     except (OSError, ValueError):
         return None
+    host = collect.beats.rpartition(":")[0]
+    others = {"tcp": collect.tcp_port, "http": collect.http_port, "syslog": collect.syslog_port}
+    return said | {"listens": {"beats": collect.beats} | {name: f"{host}:{port}" for name, port in others.items()}}
 
 
 def _or_error(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

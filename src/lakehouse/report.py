@@ -93,11 +93,12 @@ def show_status(found: dict[str, Any]) -> None:
         console.print(f"API at {found['api']['url']}")
     if collector := found["collect"]:
         events, queue = collector["events"], collector["queue"]
-        away = "".join(f", {name} is away" for name, output in collector["outputs"].items() if output["away"])
-        console.print(
-            f"collector at {collector['at']}: {events['in']:,} events came, {queue['events']:,} wait for an output, "
-            f"{events['dead']:,} refused{away}"
-        )
+        where = ", ".join(f"{name} {address}" for name, address in collector["listens"].items())
+        console.print(f"collector listens on {where}")
+        refused = f"{events['dead']:,} refused (collect/dead-letters in the home says why)" if events["dead"] else ""
+        away = [f"{name} is away" for name, output in collector["outputs"].items() if output["away"]]
+        told = [f"{events['in']:,} events came", f"{queue['events']:,} wait for an output", refused, *away]
+        console.print(f"  {', '.join(word for word in told if word)} (as of {collector['at']})")
     console.print()
     table = _table(
         "topic",

@@ -7,6 +7,7 @@ elastic/beats, ``metricbeat/module/system``.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ import orjson
 import psutil
 
 from lakehouse.settings import Settings
-from lakehouse.ship.logs import ECS_VERSION
+from lakehouse.ship.logs import ECS_VERSION, ShipError
 from lakehouse.sources.delivery import Delivery, bounded_producer
 
 TOPIC = "system-metrics"
@@ -308,7 +309,23 @@ class Shipper:
 
 
 def run(settings: Settings, period: timedelta) -> None:
-    """Ship this machine's metrics until SIGTERM or SIGINT."""
+    """Ship this machine's metrics until SIGTERM or SIGINT.
+
+    Raises:
+        ShipError: another process does so from this home: each sample would count twice.
+    """
+    lock = settings.home / "ship" / "metrics.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShipError("`lakehouse ship metrics` runs already, as `lakehouse up` runs it: see `status`") from None
+        _log.info("to %s, topic %s, every %s s", settings.kafka.bootstrap_servers, TOPIC, period.total_seconds())
+        _ship(settings, period)
+
+
+def _ship(settings: Settings, period: timedelta) -> None:
     sampler = Sampler(period)
     delivery = Delivery(partial(bounded_producer, settings), settings.api.delivery_timeout)
 

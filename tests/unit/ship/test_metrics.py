@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import queue
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,8 @@ from confluent_kafka import KafkaError, KafkaException
 from lakehouse.contracts import contracts
 from lakehouse.quality.checks import checker
 from lakehouse.settings import Api, Kafka, Settings
-from lakehouse.ship.metrics import Document, Sampler, Shipper, cpu
+from lakehouse.ship.logs import ShipError
+from lakehouse.ship.metrics import Document, Sampler, Shipper, cpu, run
 from lakehouse.sources.delivery import Delivery, bounded_producer
 
 SECOND = timedelta(seconds=1)
@@ -189,3 +192,11 @@ def test_a_broker_that_is_not_there_is_said_and_nothing_ends(caplog: pytest.LogC
 
     asyncio.run(test())
     assert "ended before Kafka acknowledged 4 documents; 5 were dropped" in caplog.text
+
+
+def test_a_second_one_in_a_home_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ship").mkdir()
+    with (tmp_path / "ship" / "metrics.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ShipError, match="runs already"):
+            run(Settings(home=tmp_path), timedelta(seconds=10))
