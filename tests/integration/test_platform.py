@@ -54,7 +54,8 @@ def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
     assert result["balanced"], problems(result)
     truth = json.loads(truth_file.read_text())
     for topic, sent in truth["topics"].items():
-        found = {name: count - before[topic][name] for name, count in result["topics"][topic].items()}
+        there = before.get(topic, {})
+        found = {name: count - there.get(name, 0) for name, count in result["topics"][topic].items()}
         assert found["records"] == sent["sent"]
         assert (found["valid"], found["quarantined"], found["duplicates"]) == (
             sent["valid"], sent["broken"], sent["duplicates"],
