@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from lakehouse.collect.inputs.beats import Beats
 from lakehouse.collect.pipeline import Pipeline
 from lakehouse.collect.queue import Queue
 from lakehouse.settings import PROJECT, Settings
+from lakehouse.sinks import logs_live
 from lakehouse.sinks.logs_live import TEMPLATE
 from lakehouse.sources.topics import CONFIG
 from tests.integration.fuzz import fuzzed
@@ -148,3 +150,29 @@ def test_what_no_service_means_to_write_neither_stops_nor_slows_the_collector(
     size = fuzz.stat().st_size / (tmp_path / "again.log").stat().st_size
     print(f"{count:,} lines: {took:.1f} s, usual ones {usual:.1f} s, bytes {size:.1f} times as many")
     assert took < max(1, size) * usual * 2
+
+
+def test_logs_live_keeps_a_document_for_a_day_after_it_last_arrived(stack: Settings) -> None:
+    logs_live.prepare(stack)
+    run, now = uuid4().hex[:8], datetime.now(UTC)
+    with Elasticsearch(stack.elasticsearch.url.get_secret_value()) as client:
+
+        def arrive(*names: str) -> None:
+            for name in names:
+                document = {"@timestamp": "2015-01-01T00:00:00Z", "service": {"name": run}, "odd": {"n": "x"}}
+                client.index(index=logs_live.LOGS_LIVE, id=f"{run}-{name}", document=document)
+
+        def there() -> set[str]:
+            client.indices.refresh(index=logs_live.LOGS_LIVE)
+            hits = client.search(index=logs_live.LOGS_LIVE, query={"term": {"service.name": run}})["hits"]["hits"]
+            return {hit["_id"].rpartition("-")[2] for hit in hits}
+
+        arrive("old", "again")
+        logs_live.expire(stack, now)
+        arrive("new", "again")
+        assert logs_live.expire(stack, now + timedelta(hours=23)) == 0
+        assert there() == {"old", "again", "new"}
+        assert logs_live.expire(stack, now + timedelta(hours=25)) >= 1
+        assert there() == {"again", "new"}
+        assert logs_live.expire(stack, now + timedelta(hours=48)) >= 2
+        assert there() == set()
