@@ -144,8 +144,9 @@ def test_what_no_service_means_to_write_neither_stops_nor_slows_the_collector(
         client.indices.delete(index=name)
     found = records(stack, name)
     assert len(found) == 3 * count
-    # A mutated line may bear the id of another.
-    assert documents == len({record["event"]["id"] for record in found}) - events["dead"]  # type: ignore[index]
+    # A mutated line may bear the id of another, also one that is refused.
+    ids = len({record["event"]["id"] for record in found})  # type: ignore[index]
+    assert ids - events["dead"] <= documents <= ids
     # As many bytes as usual lines, some of them a thousand times as long, take no longer than those did.
     size = fuzz.stat().st_size / (tmp_path / "again.log").stat().st_size
     print(f"{count:,} lines: {took:.1f} s, usual ones {usual:.1f} s, bytes {size:.1f} times as many")

@@ -14,9 +14,11 @@ from elasticsearch import Elasticsearch
 
 from lakehouse.settings import Settings
 from lakehouse.sinks.elasticsearch import LOGS as SILVER_LOGS
-from lakehouse.sinks.elasticsearch import MAPPINGS, PROGRESS
+from lakehouse.sinks.elasticsearch import MAPPINGS
 
 LOGS_LIVE = "logs-live"
+MARKS = "logs-live-marks"
+"""Not the fan-out's index of progress: that one is made by the fan-out, which may not have run yet."""
 _AT_ONCE = 5000
 _KNOWN = {name: field for name, field in MAPPINGS[SILVER_LOGS].items() if name != "lakehouse"}
 TEMPLATE: dict[str, Any] = {
@@ -68,14 +70,14 @@ def expire(settings: Settings, now: datetime | None = None) -> int:
             return 0
         ((index, found),) = stats["indices"].items()
         newest = max(copy["seq_no"]["max_seq_no"] for copies in found["shards"].values() for copy in copies)
-        answer = client.options(ignore_status=404).get(index=PROGRESS, id=LOGS_LIVE).body.get("_source", {})
+        answer = client.options(ignore_status=404).get(index=MARKS, id=LOGS_LIVE).body.get("_source", {})
         # A new index counts from zero again.
         marks = answer["marks"] if answer.get("index") == found["uuid"] else []
         limit = now.timestamp() - settings.elasticsearch.logs_live_kept.total_seconds()
         gone = [mark["seq_no"] for mark in marks if mark["at"] <= limit]
         deleted = _delete(client, index, gone[-1]) if gone else 0
         left = [mark for mark in marks if mark["at"] > limit] + [{"at": now.timestamp(), "seq_no": newest}]
-        client.index(index=PROGRESS, id=LOGS_LIVE, document={"index": found["uuid"], "marks": left})
+        client.index(index=MARKS, id=LOGS_LIVE, document={"index": found["uuid"], "marks": left})
         return deleted
     finally:
         client.close()
