@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 
 from lakehouse import stack as servers
@@ -19,7 +20,7 @@ from lakehouse.flows import TABLES, effects
 from lakehouse.inspect import wait
 from lakehouse.query import query
 from lakehouse.runtime.effects import MOMENTS
-from lakehouse.runtime.ledger import CHANGES
+from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.simulate import simulate
 from lakehouse.sinks.elasticsearch import ElasticsearchSink
@@ -47,6 +48,7 @@ def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
     stack: Settings, stream: StreamProcess, tmp_path: Path
 ) -> None:
     truth_file = tmp_path / "truth.json"
+    until(lambda: DeltaTable.is_deltatable(stack.table_uri(LEDGER.name)), STREAM_STARTS_IN)
     before, events = settled(stack)["topics"], "select coalesce(sum(events), 0) from gold.activity_minute"
     events_before = query(stack, events).rows[0][0]
     simulate(stack, 7, 300, 5, 0.5, truth_file, history_records=12_000)
