@@ -119,3 +119,8 @@ def test_what_is_of_no_format_is_tagged_and_kept(message: str) -> None:
 def test_what_leaves_it_is_valid_by_the_contract(message: str) -> None:
     now = int(datetime(2026, 11, 26, tzinfo=UTC).timestamp() * 1e6)
     assert checker(contracts()["service-logs"])(delivered(parsed(message)), now).reasons is None
+
+
+def test_a_number_of_more_digits_than_python_reads_stays_text() -> None:
+    event = parsed('203.0.113.1 - - [01/Jan/2026:00:00:00 +0000] "GET / HTTP/1.1" 200 ' + "9" * 5000)
+    assert event["http"]["response"]["body"]["bytes"] == "9" * 5000 and "tags" not in event

@@ -21,7 +21,16 @@ from lakehouse.collect.options import FilterOptions, Listed
 from lakehouse.collect.plugins import Plugin, options
 
 _NAMED = regex.compile(r"%\{(\w+)(?::([^:}]+)(?::(\w+))?)?\}|\(\?<([A-Za-z_@\[][^>]*)>")
-_TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "string": str}
+
+_DIGITS = 4300
+
+
+def _int(digits: str) -> int | str:
+    """A whole number; what has more digits than Python reads (``sys.int_info``) stays text."""
+    return int(digits) if len(digits) <= _DIGITS else digits
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {"int": _int, "float": float, "string": str}
 _DEPTH = 100
 
 
