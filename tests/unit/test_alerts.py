@@ -369,7 +369,7 @@ def test_a_wrong_file_is_one_line_that_names_the_place(tmp_path: Path, text: str
 
 def test_bytes_that_are_no_text_and_a_missing_file_are_clear_errors(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"rules: \xff")
-    with pytest.raises(AlertsError, match="bytes[.]yaml: not valid YAML"):
+    with pytest.raises(AlertsError, match=r"bytes\.yaml: not valid YAML"):
         read(tmp_path / "bytes.yaml")
-    with pytest.raises(AlertsError, match="none[.]yaml: No such file"):
+    with pytest.raises(AlertsError, match=r"none\.yaml: No such file"):
         read(tmp_path / "none.yaml")
