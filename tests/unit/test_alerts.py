@@ -249,8 +249,9 @@ def test_a_rule_knows_every_field_that_it_names() -> None:
 
 
 @pytest.mark.parametrize(("hour", "rests"), [(21, False), (22, True), (23, True), (0, True), (6, True), (7, False)])
-def test_quiet_hours_cross_midnight_but_not_for_the_exempt(hour: int, rests: bool) -> None:
-    hours, at = read().quiet_hours, NOON + (hour - 12) * 60 * MINUTE
+def test_quiet_hours_cross_midnight_but_not_for_the_exempt(tmp_path: Path, hour: int, rests: bool) -> None:
+    hours = written(tmp_path, rest='quiet_hours: {from: "22:00", to: "07:00", except: [critical]}').quiet_hours
+    at = NOON + (hour - 12) * 60 * MINUTE
     assert quiet(hours, "warning", at) is rests
     assert not quiet(hours, "critical", at) and not quiet(None, "warning", at)
 
