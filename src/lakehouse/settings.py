@@ -135,6 +135,35 @@ class Api(_Part):
         return secrets
 
 
+Part = Literal["activity", "trending", "recommendations", "notifications"]
+
+
+class Realtime(_Part):
+    """The real-time processor."""
+
+    parts: tuple[Part, ...] = ("activity", "trending", "recommendations", "notifications")
+    """What it does."""
+    lateness: timedelta = timedelta(seconds=30)
+    """How far behind its partition's time an event may be and still count in windows and sessions."""
+    session_gap: timedelta = timedelta(minutes=30)
+    """Inactivity that ends a session."""
+    funnel: tuple[tuple[str, ...], ...] = (
+        ("visit",), ("view",), ("like", "comment", "share", "bookmark"), ("follow", "post"),
+    )  # fmt: skip
+    """Steps of a session, each a set of event types."""
+    duplicate_horizon: timedelta = timedelta(hours=1)
+    """For how long, of append time, an identity is known to be a duplicate: about 100 bytes of memory each."""
+    idle_after: timedelta = timedelta(seconds=5)
+    """How long a partition may be silent before its time goes on without it."""
+    commit_every: timedelta = timedelta(seconds=1)
+    live_ttl: timedelta = timedelta(hours=1)
+    """How long ``live:*`` and ``trending:posts`` stay after their last change."""
+    features_ttl: timedelta = timedelta(days=1)
+    """How long ``features:user:*``, ``recs:*`` and ``live:notifications:*`` stay after their last change."""
+    routes: dict[str, SecretStr] = Field(default_factory=dict)
+    """Route of conf/alerts.yaml -> its address, in the words of Apprise. Environment only."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -159,6 +188,7 @@ class Settings(BaseSettings):
     stream: Stream = Stream()
     collect: Collect = Collect()
     api: Api = Api()
+    realtime: Realtime = Realtime()
 
     @property
     def root(self) -> str:
@@ -169,6 +199,11 @@ class Settings(BaseSettings):
     def service_logs(self) -> Path:
         """The folder of log files that a local shipper follows: ``collect.logs``, or ``<home>/service-logs``."""
         return PROJECT / (self.collect.logs or self.home / "service-logs")
+
+    @property
+    def published(self) -> Path:
+        """The folder of what models have published, one folder a model."""
+        return self.home / "published"
 
     def table_uri(self, name: str) -> str:
         """``silver.user_events`` -> ``<root>/silver/user_events``."""
@@ -238,6 +273,8 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     values["profile"] = profile
     if "secrets" in (values.get("api") or {}):
         raise SettingsError(f"{conf}: api.secrets does not belong into a file: set LAKEHOUSE_API__SECRETS")
+    if "routes" in (values.get("realtime") or {}):
+        raise SettingsError(f"{conf}: realtime.routes does not belong into a file: set LAKEHOUSE_REALTIME__ROUTES")
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
     home = home if home.is_absolute() else PROJECT / home
     values["home"] = home

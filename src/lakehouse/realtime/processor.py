@@ -1,0 +1,391 @@
+"""The process: reads, lets tasks fold, passes entries on, shows, and commits.
+
+State and place of all its tasks are committed together in one Kafka transaction, fenced by the consumer group
+(KIP-447), once a second. What tasks make for each other goes out at once and is not part of it: whoever reads it knows
+by its offsets what is made again (see ``task.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import orjson
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from lakehouse import alerts
+from lakehouse.predict import Champion
+from lakehouse.realtime.follow import followers
+from lakehouse.realtime.inbox import Inbox
+from lakehouse.realtime.posts import Posts
+from lakehouse.realtime.recommend import Item, Items, Recommend
+from lakehouse.realtime.route import Route
+from lakehouse.realtime.shown import Shown
+from lakehouse.realtime.task import Context, Outbox, Stage, Task
+from lakehouse.realtime.topology import changelog, wanted
+from lakehouse.realtime.users import Users
+from lakehouse.settings import Settings
+from lakehouse.sources.topics import MAX_BYTES, NOTIFICATIONS, producer, require_topics
+
+GROUP = "lakehouse-realtime"
+ITEMS = "realtime-items"
+MOST = 1000
+"""Messages folded between two looks at the clock."""
+TICK_S = 1.0
+PURGE_S = 30.0
+COOL_EVERY = 30
+"""Commits after which objects that were not used go back to rest."""
+_SOON_S = 0.05
+"""How soon a notification that is due is committed."""
+_WAIT_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class RealtimeError(Exception):
+    """The processor cannot go on; the message says why and what mends it. State is as of the last commit."""
+
+
+class Processor:
+    """One process of the processor; any number share the work by partitions.
+
+    Args:
+        settings: everything.
+        name: of this process, kept over restarts: its partitions then wait for it instead of moving.
+    """
+
+    def __init__(self, settings: Settings, name: str | None = None) -> None:
+        self.settings = settings
+        self.name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        rules = alerts.read()
+        self.context = Context(settings.realtime, rules, {})
+        self.kinds = wanted(self.context)
+        self.tasks: dict[tuple[str, int], Task] = {}
+        self._failed: str | None = None
+        self._warm: dict[tuple[str, int], tuple[Task, int]] = {}
+        self._commits = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop.
+
+        Raises:
+            RealtimeError: it cannot go on; starting it again goes on from the last commit.
+            TopicError: Kafka does not answer, or has not the platform's topics.
+        """
+        settings = self.settings
+        require_topics(settings, {topic for topic in self.kinds if not topic.startswith("realtime-")})
+        self.context.partitions.update(self._topics())
+        names = {kind.name: topic for topic, kind in self.kinds.items() if issubclass(kind, Stage)}
+        self._hops = producer(settings, **{"linger.ms": 0, "on_delivery": self._delivered})
+        self._out = Outbox(self._pass_on, names, {name: self.context.partitions[name] for name in names})
+        self._shown = Shown(settings)
+        self._items: Items | None = None
+        self._recommend: Recommend | None = None
+        if self.context.does("recommendations"):
+            reader = Consumer(self._reading(f"{self.name}-items", "read_uncommitted"), logger=_log)
+            self._items = Items(reader, ITEMS, self.context.partitions["users"])
+            self._recommend = Recommend(self._items, Champion(settings.published / "recommender"))
+        following = followers(settings)
+        self._transactions = Producer(
+            {
+                "bootstrap.servers": settings.kafka.bootstrap_servers,
+                "transactional.id": f"{GROUP}-{self.name}",
+                "transaction.timeout.ms": 15_000,
+                "linger.ms": 0,
+                "compression.type": "lz4",
+                "message.max.bytes": MAX_BYTES,
+                "queue.buffering.max.messages": 1_000_000,
+            },
+            logger=_log,
+        )
+        self._consumer = Consumer(
+            {
+                **self._reading(GROUP, "read_committed"),
+                "client.id": self.name,
+                "group.instance.id": self.name,
+                "session.timeout.ms": 10_000,
+                "heartbeat.interval.ms": 2_000,
+                "partition.assignment.strategy": "range",
+                # Little is fetched ahead: what tasks make for each other must not queue behind a backlog.
+                "queued.min.messages": 2 * MOST,
+                "queued.max.messages.kbytes": 16_384,
+                "fetch.wait.max.ms": 100,
+            },
+            logger=_log,
+        )
+        try:
+            self._transactions.init_transactions(30)
+            self._consumer.subscribe(
+                list(self.kinds), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+            self._loop(stop, following)
+            self._commit()
+        except KafkaException as error:
+            raise RealtimeError(f"Kafka: {error.args[0].str()}; what was not committed is done again") from error
+        finally:
+            self._consumer.close()
+            for follower in following:
+                follower.close()
+            if self._items:
+                self._items.close()
+            self._shown.close()
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def _loop(self, stop: threading.Event, following: list[Any]) -> None:
+        commit_s = self.settings.realtime.commit_every.total_seconds()
+        tick_at = commit_at = purge_at = time.monotonic()
+        while not stop.is_set():
+            message = self._consumer.poll(max(0.0, min(tick_at - time.monotonic(), 0.1)))
+            if message is not None:
+                touched = self._fold([message, *self._consumer.consume(MOST - 1, 0)])
+                self._shown.write(touched, _now_us(), tick=False)
+            self._hops.poll(0)
+            if self._failed:
+                raise RealtimeError(f"an entry was not kept by Kafka: {self._failed}")
+            now = time.monotonic()
+            if now >= tick_at:
+                tick_at = max(tick_at + TICK_S, now)
+                self._tick()
+                if dead := [follower for follower in following if not follower.alive]:
+                    raise RealtimeError(f"{len(dead)} writers to MongoDB have ended; the log says why")
+            due = any(isinstance(task, Inbox) and task.due for task in self.tasks.values())
+            if now - commit_at >= (min(_SOON_S, commit_s) if due else commit_s):
+                self._commit()
+                commit_at = time.monotonic()
+            if now - purge_at >= PURGE_S:
+                purge_at = now
+                self._purge()
+
+    def _fold(self, messages: Iterable[Message]) -> list[Task]:
+        groups: dict[tuple[str, int], list[Message]] = {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                groups.setdefault((message.topic(), message.partition()), []).append(message)
+            elif error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                raise RealtimeError(f"Kafka: {error.str()}")
+        touched = []
+        for place, records in groups.items():
+            task = self.tasks.get(place)
+            if task is not None:
+                task.process(records, self._out)
+                touched.append(task)
+        return [task for task in touched if isinstance(task, Stage)]
+
+    def _tick(self) -> None:
+        now_us = _now_us()
+        if self._recommend:
+            self._recommend.look()
+        for (topic, partition), task in self.tasks.items():
+            if isinstance(task, Route):
+                end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)[1]
+                if task.next >= end >= 0:
+                    task.idle(now_us)
+            task.heartbeat(self._out)
+            if isinstance(task, Posts) and task.items:
+                self._publish(task)
+        stages = [task for task in self.tasks.values() if isinstance(task, Stage)]
+        self._shown.write(stages, now_us, tick=True)
+
+    def _publish(self, task: Posts) -> None:
+        """Tell every process how the items stand that changed."""
+        if self._items is not None:
+            for name in task.items:
+                post = task.posts.get(name)
+                if post is not None:
+                    item = Item(post.visits, post.score.value, post.score.at, post.together)
+                    self._produce(self._hops, ITEMS, task.partition, msgspec.msgpack.encode(item), name)
+        task.items.clear()
+
+    def _commit(self) -> None:
+        """Keep state, places and notifications, all or nothing."""
+        changed = {place: list(task.changes()) for place, task in self.tasks.items()}
+        if not any(changed.values()):
+            return
+        if self._hops.flush(30) or self._failed:
+            raise RealtimeError(f"entries were not kept by Kafka: {self._failed or 'no acknowledgement in 30 s'}")
+        transaction = self._transactions
+        transaction.begin_transaction()
+        for (topic, partition), records in changed.items():
+            log = changelog(self.kinds[topic])
+            for key, value in records:
+                self._produce(transaction, log, partition, value, key)
+        for task in self.tasks.values():
+            if isinstance(task, Inbox):
+                for document in task.due:
+                    self._produce(transaction, NOTIFICATIONS, None, orjson.dumps(document), document["user_id"])
+        places = [TopicPartition(*place, self.tasks[place].next) for place, records in changed.items() if records]
+        transaction.send_offsets_to_transaction(places, self._consumer.consumer_group_metadata(), _WAIT_S)
+        transaction.commit_transaction(_WAIT_S)
+        for task in self.tasks.values():
+            if isinstance(task, Inbox):
+                task.due.clear()
+        self._commits += 1
+        if self._commits % COOL_EVERY == 0:
+            for task in self.tasks.values():
+                task.cool()
+
+    def _purge(self) -> None:
+        """Let Kafka delete entries that are folded and committed; not those of inboxes, which are few."""
+        done = [
+            TopicPartition(topic, partition, task.next)
+            for (topic, partition), task in self.tasks.items()
+            if isinstance(task, Stage) and not isinstance(task, Inbox) and task.next
+        ]
+        self._commit()
+        if done:
+            AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers}, logger=_log).delete_records(done)
+
+    # --- partitions come and go ------------------------------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        began = time.monotonic()
+        new: dict[tuple[str, int], Task] = {}
+        ends = self._changelog_ends(partitions)
+        for place in ((p.topic, p.partition) for p in partitions):
+            warm = self._warm.pop(place, None)
+            # Nobody has written its changelog since: nobody had it in between.
+            if warm and warm[1] == ends[place]:
+                self.tasks[place] = warm[0]
+            else:
+                new[place] = self.kinds[place[0]](self.context, place[1])
+        self._warm.clear()
+        self._restore(new, ends)
+        self.tasks |= new
+        for task in self.tasks.values():
+            if isinstance(task, Users):
+                task.recommend = self._recommend
+        for partition in partitions:
+            task = self.tasks[partition.topic, partition.partition]
+            partition.offset = task.next or OFFSET_BEGINNING
+            if task.next and isinstance(task, Stage):
+                first = consumer.get_watermark_offsets(partition, timeout=_WAIT_S)[0]
+                if first > task.next:
+                    raise RealtimeError(
+                        f"{partition.topic}/{partition.partition} begins at {first}, but only what lies before "
+                        f"{task.next} is in the state: entries between are gone"
+                    )
+        consumer.assign(partitions)
+        _log.info("%d partitions, %d read back, in %.1f s", len(partitions), len(new), time.monotonic() - began)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commit()
+        ends = self._changelog_ends(partitions)
+        for place in ((p.topic, p.partition) for p in partitions):
+            task = self.tasks.pop(place, None)
+            if task is not None:
+                self._warm[place] = (task, ends[place])
+                self._shown.forget(task.source)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        raise RealtimeError("this process was away for so long that others took its partitions: start it again")
+
+    def _changelog_ends(self, partitions: list[TopicPartition]) -> dict[tuple[str, int], int]:
+        """The end of each place's changelog, records of unfinished transactions included."""
+        reader = Consumer(self._reading(f"{self.name}-restore", "read_uncommitted"), logger=_log)
+        try:
+            return {
+                (p.topic, p.partition): reader.get_watermark_offsets(
+                    TopicPartition(changelog(self.kinds[p.topic]), p.partition), timeout=_WAIT_S
+                )[1]
+                for p in partitions
+            }
+        finally:
+            reader.close()
+
+    def _restore(self, tasks: dict[tuple[str, int], Task], ends: dict[tuple[str, int], int]) -> None:
+        """Read the state of tasks back, to the end that their changelogs have now, transactions under way included."""
+        by_log = {(changelog(self.kinds[topic]), number): (topic, number) for topic, number in tasks}
+        left = {log for log, place in by_log.items() if ends[place]}
+        if left:
+            reader = Consumer(
+                {
+                    **self._reading(f"{self.name}-restore", "read_committed"),
+                    "enable.partition.eof": True,
+                    "queued.max.messages.kbytes": 65_536,
+                    "fetch.message.max.bytes": 8_388_608,
+                },
+                logger=_log,
+            )
+            try:
+                reader.assign([TopicPartition(*log, OFFSET_BEGINNING) for log in left])
+                while left:
+                    for message in reader.consume(10_000, 0.5):
+                        log = (message.topic(), message.partition())
+                        if message.error() is None:
+                            tasks[by_log[log]].restore(message.key().decode(), message.value())
+                        elif message.error().code() == KafkaError._PARTITION_EOF:
+                            if message.offset() >= ends[by_log[log]]:
+                                left.discard(log)
+                        else:
+                            raise RealtimeError(f"{log[0]}: {message.error().str()}")
+            finally:
+                reader.close()
+        for task in tasks.values():
+            task.restored()
+
+    # --- Kafka -----------------------------------------------------------------------------------------------------
+
+    def _reading(self, group: str, isolation: str) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self.settings.kafka.bootstrap_servers,
+            "group.id": group,
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+
+    def _pass_on(self, topic: str, partition: int, value: bytes) -> None:
+        self._produce(self._hops, topic, partition, value, None)
+
+    def _produce(self, to: Producer, topic: str, partition: int | None, value: bytes | None, key: str | None) -> None:
+        where = {} if partition is None else {"partition": partition}
+        while True:
+            try:
+                to.produce(topic, value=value, key=key, **where)
+                return
+            except BufferError:
+                to.poll(0.05)
+
+    def _delivered(self, error: Any, _message: Message) -> None:
+        if error is not None:
+            self._failed = error.str()
+
+    def _topics(self) -> dict[str, int]:
+        """Make the topics that are missing; how many partitions each task's input has, by the task's name."""
+        kafka = self.settings.kafka
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}, logger=_log)
+        there = admin.list_topics(timeout=_WAIT_S).topics
+        compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_BYTES), "segment.ms": "600000"}
+        log = {"retention.ms": "-1", "max.message.bytes": str(MAX_BYTES)}
+        new: dict[str, NewTopic] = {}
+        for topic, kind in self.kinds.items():
+            number = len(there[topic].partitions) if topic in there else kafka.partitions
+            new[changelog(kind)] = NewTopic(changelog(kind), number, kafka.replication, config=compact)
+            if topic not in there:
+                new[topic] = NewTopic(topic, number, kafka.replication, config=log)
+        new[ITEMS] = NewTopic(ITEMS, kafka.partitions, kafka.replication, config=compact)
+        missing = [made for name, made in new.items() if name not in there]
+        for name, done in (admin.create_topics(missing) if missing else {}).items():
+            try:
+                done.result(_WAIT_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise RealtimeError(f"topic {name} could not be made: {error.args[0].str()}") from None
+        deadline = time.monotonic() + _WAIT_S
+        while not new.keys() <= (there := admin.list_topics(timeout=_WAIT_S).topics).keys():
+            if time.monotonic() > deadline:
+                raise RealtimeError("Kafka does not show the topics that it has made")
+            time.sleep(0.05)
+        return {kind.name: len(there[topic].partitions) for topic, kind in self.kinds.items()}
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

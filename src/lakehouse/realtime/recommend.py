@@ -1,0 +1,150 @@
+"""What a user is shown next: the champion's answer, or before there is one what others went on to, and what is popular.
+
+The fallback counts, for each post, which posts its users had to do with just before (``posts.py``); those counts and
+the popularity of all posts are in every process, from the compacted topic ``realtime-items``: what Kafka Streams calls
+a global table.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from heapq import nlargest
+from typing import NamedTuple
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from lakehouse.predict import Champion, Neighbours, PredictError
+
+FALLBACK = "co-visitation"
+TOP = 20
+CONSIDERED = 10
+"""Posts of a user's history, the newest, that the fallback goes by."""
+_log = logging.getLogger(__name__)
+
+
+class Item(msgspec.Struct, array_like=True, gc=False):
+    """A post as the others know it; ``score`` is its decaying popularity as of ``at`` (see ``posts.Score``)."""
+
+    visits: int
+    score: float
+    at: int
+    together: dict[str, int]
+
+
+class Made(NamedTuple):
+    """Recommendations, best first, and what made them."""
+
+    model_version: str
+    items: list[dict[str, str | float]]
+
+
+class Items:
+    """All posts' items, kept up to date by a thread.
+
+    Args:
+        consumer: reads ``realtime-items`` alone, from its beginning.
+        topic: its name.
+        partitions: how many it has.
+    """
+
+    def __init__(self, consumer: Consumer, topic: str, partitions: int) -> None:
+        self.items: dict[str, Item] = {}
+        self.after: dict[str, dict[str, int]] = {}
+        """Post -> posts that its users went on to, with how often."""
+        self.popular: list[tuple[str, float]] = []
+        self._decode = msgspec.msgpack.Decoder(Item).decode
+        self._consumer = consumer
+        self._stop = threading.Event()
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        self._thread = threading.Thread(target=self._follow, name="items", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            messages = self._consumer.consume(1000, 0.5)
+            for message in messages:
+                if message.error() is None:
+                    self.take(message.key().decode(), message.value())
+                elif message.error().code() != KafkaError._PARTITION_EOF:
+                    _log.warning("the table of items: %s", message.error())
+            if messages:
+                self.rank()
+
+    def take(self, name: str, value: bytes | None) -> None:
+        """One record: the newest of a post, or that it has faded."""
+        if value is None:
+            self.items.pop(name, None)
+            return
+        item = self._decode(value)
+        self.items[name] = item
+        for before, number in item.together.items():
+            self.after.setdefault(before, {})[name] = number
+
+    def rank(self) -> None:
+        """Find the popular ones again."""
+        at = max((item.at for item in self.items.values()), default=0)
+        half_life = 900_000_000
+        scored = ((name, item.score * 2.0 ** ((item.at - at) / half_life)) for name, item in [*self.items.items()])
+        self.popular = nlargest(200, scored, key=lambda pair: pair[1])
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join()
+        self._consumer.close()
+
+
+class Recommend:
+    """Answers for the users of a process."""
+
+    def __init__(self, items: Items, champion: Champion) -> None:
+        self._items, self._champion = items, champion
+        self._model: Neighbours | None = None
+        self.look()
+
+    def look(self) -> None:
+        """See whether another version answers now."""
+        try:
+            self._model = self._champion.look()
+        except PredictError as error:
+            _log.error("%s", error)
+
+    def top(self, recent: Sequence[str]) -> Made:
+        """The best for a user whose latest posts these are, newest last; none of them again."""
+        seen = set(recent)
+        if self._model is not None:
+            found = self._model.top(recent, seen, TOP)
+            if found:
+                return Made(self._model.version, _listed(found))
+        return Made(FALLBACK, _listed(self.fallback(recent, seen)))
+
+    def fallback(self, recent: Sequence[str], seen: set[str]) -> list[tuple[str, float]]:
+        """Posts by what came before and after those of the history, then by popularity.
+
+        A pair counts its co-visits over the root of both posts' visits (cosine similarity), each post of the history
+        a tenth less than the one after it.
+        """
+        items, after = self._items.items, self._items.after
+        scores: dict[str, float] = {}
+        weight = 1.0
+        for name in recent[: -CONSIDERED - 1 : -1]:
+            here = items.get(name)
+            for pairs in (after.get(name), here.together if here else None):
+                for other, number in [*pairs.items()] if pairs else ():
+                    if other not in seen:
+                        there = items.get(other)
+                        visits = (there.visits if there else 1) * (here.visits if here else 1)
+                        scores[other] = scores.get(other, 0.0) + weight * number / max(visits, 1) ** 0.5
+            weight *= 0.9
+        best = nlargest(TOP, scores.items(), key=lambda pair: pair[1])
+        if len(best) < TOP:
+            have = seen.union(scores)
+            best += [(name, 0.0) for name, _ in self._items.popular if name not in have][: TOP - len(best)]
+        return best
+
+
+def _listed(found: list[tuple[str, float]]) -> list[dict[str, str | float]]:
+    return [{"post_id": name, "score": round(score, 6)} for name, score in found]
