@@ -212,6 +212,30 @@ def stream(
 
 
 @app.command()
+def realtime(
+    name: Annotated[
+        str | None,
+        typer.Option(help="Kept over restarts: the partitions then wait for it [a new one]."),
+    ] = None,
+) -> None:
+    """Run the real-time processor here until stopped: live activity, trending, recommendations, notifications.
+
+    Start more processes to share the work. `up` runs one in the background.
+    """
+    import signal
+    import threading
+
+    from lakehouse.realtime.processor import Processor
+
+    settings = _settings()
+    _log_to_stderr()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Processor(settings, name).run(stop)
+
+
+@app.command()
 def schedule() -> None:
     """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
     from lakehouse.schedule import run

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from lakehouse import schedule, stack
+from lakehouse import alerts, schedule, stack
 from lakehouse.contracts import contracts
 from lakehouse.flows import TABLES
 from lakehouse.settings import PROJECT, Settings
@@ -26,7 +26,10 @@ READY_WITHIN = 120.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
 _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
-_DERIVED = ("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat")
+_DERIVED = (
+    *("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat"),
+    "published",
+)
 """What of the home is made from the data, and goes with them."""
 _PORTS = {
     "serve": ("api.port",),
@@ -49,15 +52,17 @@ class Program(NamedTuple):
 def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> Settings:
     """Start what does not run yet; the settings with all addresses, once all runs and the tables are there.
 
-    Contracts and timetable are read first. ``fresh`` wipes data and what was derived from them, and wants all stopped.
+    Contracts, rules and timetable are read first. ``fresh`` wipes data and what was derived from them; all must be
+    stopped.
 
     Raises:
-        ContractError, ScheduleError: a contract or the timetable is wrong; nothing has been started.
+        ContractError, AlertsError, ScheduleError: a contract, rule or the timetable is wrong; nothing has been started.
         StackError: a server does not start.
         TopicError: a topic cannot be made as the design says.
         StartError: a program does not start, or the stream made no tables.
     """
     contracts()
+    alerts.read()
     schedule.read()
     settings = stack.up(settings, fresh=fresh)
     if fresh:
@@ -86,6 +91,7 @@ def programs(settings: Settings) -> dict[str, Program]:
     """What runs beside the servers, by name: the stream first."""
     own = [sys.executable, "-m", "lakehouse.cli"]
     found = {name: Program([*own, name], {}) for name in ("stream", "schedule", "collect", "serve")}
+    found["realtime"] = Program([*own, "realtime", "--name", "realtime-1"], {})
     if settings.servers == "local":
         found |= _shippers(settings, own)
     return found

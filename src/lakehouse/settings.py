@@ -143,6 +143,8 @@ class Realtime(_Part):
 
     parts: tuple[Part, ...] = ("activity", "trending", "recommendations", "notifications")
     """What it does."""
+    prefix: str = ""
+    """Put before the names of all its topics and groups: for trials beside the platform's own."""
     lateness: timedelta = timedelta(seconds=30)
     """How far behind its partition's time an event may be and still count in windows and sessions."""
     session_gap: timedelta = timedelta(minutes=30)

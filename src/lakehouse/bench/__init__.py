@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from lakehouse.bench import collect, history, ingest
+from lakehouse.bench import collect, history, ingest, realtime
 from lakehouse.bench.figures import BenchError, Figure
 from lakehouse.settings import PROJECT, Settings
 
@@ -18,6 +18,7 @@ BENCHES: dict[str, Callable[[Settings], list[Figure]]] = {
     "ingest": ingest.ingest,
     "history": history.history,
     "collect": collect.collect,
+    "realtime": realtime.realtime,
 }
 
 

@@ -66,7 +66,7 @@ class Follower:
     def _run(self) -> None:
         config = {
             "bootstrap.servers": self._settings.kafka.bootstrap_servers,
-            "group.id": f"lakehouse-realtime-{self._collection}",
+            "group.id": f"{self._settings.realtime.prefix}lakehouse-realtime-{self._collection}",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
@@ -105,13 +105,17 @@ class Follower:
                 # The upsert of an older version finds no match and then the newer document's _id: nothing to do.
                 if all(e["code"] == _DUPLICATE_KEY for e in error.details["writeErrors"]):
                     break
-                _log.warning("%s is not written, tried again in %.1f s: %s", self._collection, wait, error)
+                self._tell(wait, error)
             except PyMongoError as error:
-                _log.warning("%s is not written, tried again in %.1f s: %s", self._collection, wait, error)
+                self._tell(wait, error)
             if self._stop.wait(wait):
                 return False
             wait = min(2 * wait, _RETRY_S[1])
         return True
+
+    def _tell(self, wait: float, error: PyMongoError) -> None:
+        words = str(error).partition(" (configured timeouts")[0][:300]
+        _log.warning("%s is not written, tried again in %.1f s: %s", self._collection, wait, words)
 
     @property
     def alive(self) -> bool:
@@ -126,9 +130,9 @@ class Follower:
 
 def followers(settings: Settings) -> list[Follower]:
     """Those that the enabled parts need."""
-    made = []
+    prefix, made = settings.realtime.prefix, []
     if "activity" in settings.realtime.parts:
-        made.append(Follower(settings, changelog(Users), "user_profiles", profiles))
+        made.append(Follower(settings, prefix + changelog(Users), "user_profiles", profiles))
     if "notifications" in settings.realtime.parts:
-        made.append(Follower(settings, NOTIFICATIONS, "notifications", notifications))
+        made.append(Follower(settings, prefix + NOTIFICATIONS, "notifications", notifications))
     return made

@@ -18,13 +18,15 @@ from lakehouse.realtime.state import Seen, Store
 from lakehouse.realtime.task import Command, Context, Outbox, Stage
 
 SHOWN = 20
+SPANS = 48
+"""Spans of the limit that are remembered, the latest."""
+_DAY_US = 24 * 3_600_000_000
 
 
 class Had(msgspec.Struct, array_like=True):
-    """What a user was told: how many in the span that began at ``span``, and when about what."""
+    """What a user was told: how many in each span of the limit, and when about what."""
 
-    span: int = 0
-    told: int = 0
+    told: dict[int, int] = {}
     about: dict[str, int] = {}
     latest: list[dict[str, Any]] = []
     """The newest, first the last."""
@@ -65,12 +67,13 @@ class Inbox(Stage[Told]):
                 self.count("told before")
                 return
         span = entry.time // self._every
-        if span > had.span:
-            had.span, had.told = span, 0
-            had.about = {k: at for k, at in had.about.items() if at > entry.time - 24 * 3_600_000_000}
+        told = had.told.get(span, 0)
+        if not told:
+            had.told = dict(sorted(had.told.items())[-SPANS:])
+            had.about = {k: at for k, at in had.about.items() if at > entry.time - _DAY_US}
         if entry.again_after:
             had.about[key] = entry.time
-        over = had.told >= self._most
+        over = told >= self._most
         document = {
             **document,
             "quiet": quiet(self._quiet, document["severity"], entry.time),
@@ -79,7 +82,7 @@ class Inbox(Stage[Told]):
         self.due.append(document)
         self.count("over the limit" if over else "told")
         if not over:
-            had.told += 1
+            had.told[span] = told + 1
             had.latest = [document, *had.latest[: SHOWN - 1]]
             self._changed[name] = None
         self.users.put(name, had)

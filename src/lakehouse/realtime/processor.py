@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from lakehouse import alerts
 from lakehouse.predict import Champion
+from lakehouse.realtime import notify
 from lakehouse.realtime.follow import followers
 from lakehouse.realtime.inbox import Inbox
 from lakehouse.realtime.posts import Posts
@@ -65,11 +66,13 @@ class Processor:
         self.name = name or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         rules = alerts.read()
         self.context = Context(settings.realtime, rules, {})
-        self.kinds = wanted(self.context)
+        self.prefix = settings.realtime.prefix
+        self.kinds = {self.prefix + topic: kind for topic, kind in wanted(self.context).items()}
         self.tasks: dict[tuple[str, int], Task] = {}
         self._failed: str | None = None
         self._warm: dict[tuple[str, int], tuple[Task, int]] = {}
         self._commits = 0
+        self._closing = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop.
@@ -79,7 +82,7 @@ class Processor:
             TopicError: Kafka does not answer, or has not the platform's topics.
         """
         settings = self.settings
-        require_topics(settings, {topic for topic in self.kinds if not topic.startswith("realtime-")})
+        require_topics(settings, {topic for topic, kind in self.kinds.items() if issubclass(kind, Route)})
         self.context.partitions.update(self._topics())
         names = {kind.name: topic for topic, kind in self.kinds.items() if issubclass(kind, Stage)}
         self._hops = producer(settings, **{"linger.ms": 0, "on_delivery": self._delivered})
@@ -89,13 +92,17 @@ class Processor:
         self._recommend: Recommend | None = None
         if self.context.does("recommendations"):
             reader = Consumer(self._reading(f"{self.name}-items", "read_uncommitted"), logger=_log)
-            self._items = Items(reader, ITEMS, self.context.partitions["users"])
+            self._items = Items(reader, self.prefix + ITEMS, self.context.partitions["users"])
             self._recommend = Recommend(self._items, Champion(settings.published / "recommender"))
         following = followers(settings)
+        leaving = threading.Event()
+        courier = threading.Thread(target=self._deliver, args=(leaving,), name="notify", daemon=True)
+        if self.context.does("notifications") and not self.prefix:
+            courier.start()
         self._transactions = Producer(
             {
                 "bootstrap.servers": settings.kafka.bootstrap_servers,
-                "transactional.id": f"{GROUP}-{self.name}",
+                "transactional.id": f"{self.prefix}{GROUP}-{self.name}",
                 "transaction.timeout.ms": 15_000,
                 "linger.ms": 0,
                 "compression.type": "lz4",
@@ -106,7 +113,7 @@ class Processor:
         )
         self._consumer = Consumer(
             {
-                **self._reading(GROUP, "read_committed"),
+                **self._reading(self.prefix + GROUP, "read_committed"),
                 "client.id": self.name,
                 "group.instance.id": self.name,
                 "session.timeout.ms": 10_000,
@@ -129,9 +136,13 @@ class Processor:
         except KafkaException as error:
             raise RealtimeError(f"Kafka: {error.args[0].str()}; what was not committed is done again") from error
         finally:
+            self._closing = True
             self._consumer.close()
+            leaving.set()
             for follower in following:
                 follower.close()
+            if courier.is_alive():
+                courier.join(_WAIT_S)
             if self._items:
                 self._items.close()
             self._shown.close()
@@ -148,7 +159,7 @@ class Processor:
                 self._shown.write(touched, _now_us(), tick=False)
             self._hops.poll(0)
             if self._failed:
-                raise RealtimeError(f"an entry was not kept by Kafka: {self._failed}")
+                raise RealtimeError(self._failed)
             now = time.monotonic()
             if now >= tick_at:
                 tick_at = max(tick_at + TICK_S, now)
@@ -162,6 +173,12 @@ class Processor:
             if now - purge_at >= PURGE_S:
                 purge_at = now
                 self._purge()
+
+    def _deliver(self, stop: threading.Event) -> None:
+        try:
+            notify.deliver(self.settings, stop)
+        except Exception as error:
+            self._failed = f"notifications are no longer delivered: {error}"
 
     def _fold(self, messages: Iterable[Message]) -> list[Task]:
         groups: dict[tuple[str, int], list[Message]] = {}
@@ -201,7 +218,7 @@ class Processor:
                 post = task.posts.get(name)
                 if post is not None:
                     item = Item(post.visits, post.score.value, post.score.at, post.together)
-                    self._produce(self._hops, ITEMS, task.partition, msgspec.msgpack.encode(item), name)
+                    self._produce(self._hops, self.prefix + ITEMS, task.partition, msgspec.msgpack.encode(item), name)
         task.items.clear()
 
     def _commit(self) -> None:
@@ -210,17 +227,19 @@ class Processor:
         if not any(changed.values()):
             return
         if self._hops.flush(30) or self._failed:
-            raise RealtimeError(f"entries were not kept by Kafka: {self._failed or 'no acknowledgement in 30 s'}")
+            raise RealtimeError(self._failed or "Kafka has not acknowledged entries within 30 s")
         transaction = self._transactions
         transaction.begin_transaction()
         for (topic, partition), records in changed.items():
-            log = changelog(self.kinds[topic])
+            log = self._changelog(topic)
             for key, value in records:
                 self._produce(transaction, log, partition, value, key)
         for task in self.tasks.values():
             if isinstance(task, Inbox):
                 for document in task.due:
-                    self._produce(transaction, NOTIFICATIONS, None, orjson.dumps(document), document["user_id"])
+                    self._produce(
+                        transaction, self.prefix + NOTIFICATIONS, None, orjson.dumps(document), document["user_id"]
+                    )
         places = [TopicPartition(*place, self.tasks[place].next) for place, records in changed.items() if records]
         transaction.send_offsets_to_transaction(places, self._consumer.consumer_group_metadata(), _WAIT_S)
         transaction.commit_transaction(_WAIT_S)
@@ -276,6 +295,8 @@ class Processor:
         _log.info("%d partitions, %d read back, in %.1f s", len(partitions), len(new), time.monotonic() - began)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            return
         self._commit()
         ends = self._changelog_ends(partitions)
         for place in ((p.topic, p.partition) for p in partitions):
@@ -292,9 +313,7 @@ class Processor:
         reader = Consumer(self._reading(f"{self.name}-restore", "read_uncommitted"), logger=_log)
         try:
             return {
-                (p.topic, p.partition): reader.get_watermark_offsets(
-                    TopicPartition(changelog(self.kinds[p.topic]), p.partition), timeout=_WAIT_S
-                )[1]
+                (p.topic, p.partition): _end(reader, TopicPartition(self._changelog(p.topic), p.partition))
                 for p in partitions
             }
         finally:
@@ -302,7 +321,7 @@ class Processor:
 
     def _restore(self, tasks: dict[tuple[str, int], Task], ends: dict[tuple[str, int], int]) -> None:
         """Read the state of tasks back, to the end that their changelogs have now, transactions under way included."""
-        by_log = {(changelog(self.kinds[topic]), number): (topic, number) for topic, number in tasks}
+        by_log = {(self._changelog(topic), number): (topic, number) for topic, number in tasks}
         left = {log for log, place in by_log.items() if ends[place]}
         if left:
             reader = Consumer(
@@ -342,6 +361,9 @@ class Processor:
             "auto.offset.reset": "earliest",
         }
 
+    def _changelog(self, topic: str) -> str:
+        return self.prefix + changelog(self.kinds[topic])
+
     def _pass_on(self, topic: str, partition: int, value: bytes) -> None:
         self._produce(self._hops, topic, partition, value, None)
 
@@ -356,7 +378,7 @@ class Processor:
 
     def _delivered(self, error: Any, _message: Message) -> None:
         if error is not None:
-            self._failed = error.str()
+            self._failed = f"an entry was not kept by Kafka: {error.str()}"
 
     def _topics(self) -> dict[str, int]:
         """Make the topics that are missing; how many partitions each task's input has, by the task's name."""
@@ -366,12 +388,13 @@ class Processor:
         compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_BYTES), "segment.ms": "600000"}
         log = {"retention.ms": "-1", "max.message.bytes": str(MAX_BYTES)}
         new: dict[str, NewTopic] = {}
-        for topic, kind in self.kinds.items():
+        for topic in self.kinds:
             number = len(there[topic].partitions) if topic in there else kafka.partitions
-            new[changelog(kind)] = NewTopic(changelog(kind), number, kafka.replication, config=compact)
+            state = self._changelog(topic)
+            new[state] = NewTopic(state, number, kafka.replication, config=compact)
             if topic not in there:
                 new[topic] = NewTopic(topic, number, kafka.replication, config=log)
-        new[ITEMS] = NewTopic(ITEMS, kafka.partitions, kafka.replication, config=compact)
+        new[self.prefix + ITEMS] = NewTopic(self.prefix + ITEMS, kafka.partitions, kafka.replication, config=compact)
         missing = [made for name, made in new.items() if name not in there]
         for name, done in (admin.create_topics(missing) if missing else {}).items():
             try:
@@ -385,6 +408,19 @@ class Processor:
                 raise RealtimeError("Kafka does not show the topics that it has made")
             time.sleep(0.05)
         return {kind.name: len(there[topic].partitions) for topic, kind in self.kinds.items()}
+
+
+def _end(reader: Consumer, place: TopicPartition) -> int:
+    """The end of a partition; one that was made just now may have no leader yet."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            found: int = reader.get_watermark_offsets(place, timeout=_WAIT_S)[1]
+            return found
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _now_us() -> int:
