@@ -7,8 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import orjson
+import redis
 
 from lakehouse.audit import audit, render
 from lakehouse.inspect import tables, wait
@@ -16,6 +20,7 @@ from lakehouse.query import query
 from lakehouse.running import programs, up
 from lakehouse.settings import Settings, load
 from lakehouse.simulate import simulate
+from lakehouse.sources.topics import producer
 
 
 class DemoError(Exception):
@@ -56,14 +61,75 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
             settings, seed, size.rate, size.seconds, size.history_days, truth, progress=progress,
             history_records=size.history_records, logs=settings.service_logs,
         )  # fmt: skip
+    moments = live(settings)
     with bar("its log files, on their way") as progress:
         _collected(settings, logs_before + sent["topics"]["service-logs"]["valid"], size.wait, progress)
     missing = wait(settings, size.wait)
     if missing:
         raise DemoError(f"{missing[0]}; `lakehouse status` and {settings.home / 'logs' / 'stream.log'} say why")
     result = audit(settings)
-    _summary(settings, sent, truth, result, time.monotonic() - started)
+    _summary(settings, sent, truth, result, time.monotonic() - started, moments)
     return bool(result["balanced"])
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the real-time processor shows, and what it made of two events that were sent just now."""
+
+    site: dict[str, str]
+    trending: list[tuple[str, float]]
+    user: str
+    before: list[str]
+    after: list[str]
+    after_ms: float
+    notification: str
+    notified_ms: float
+
+
+def live(settings: Settings, within: float = 60) -> Live:
+    """Look at what is live, then comment on and like a post that is recommended to a user: see it leave, and who hears.
+
+    Raises:
+        DemoError: the processor did not take the events within ``within`` seconds.
+    """
+    client: Any = redis.Redis.from_url(settings.redis.url.get_secret_value(), decode_responses=True)
+    sender = producer(settings, **{"linger.ms": 0})
+    run = f"{time.time_ns():x}"
+
+    def send(kind: str, user: str, **more: Any) -> float:
+        at = datetime.now(UTC).isoformat()
+        event = {"event_id": f"demo{run}{kind}{user}", "event_type": kind, "user_id": user, "occurred_at": at, **more}
+        sender.produce("user-events", key=user.encode(), value=orjson.dumps(event))
+        sender.flush(10)
+        return time.monotonic()
+
+    def until(ask: Callable[[], Any], since: float) -> tuple[Any, float]:
+        while not (found := ask()):
+            if time.monotonic() > since + within:
+                log = settings.home / "logs" / "realtime.log"
+                raise DemoError(f"the real-time processor did not take an event within {within:g} s: {log} says why")
+            time.sleep(0.001)
+        return found, (time.monotonic() - since) * 1000
+
+    def shown(user: str) -> list[str]:
+        items = orjson.loads(client.get(f"recs:{user}") or b'{"items": []}')["items"]
+        return [item["post_id"] for item in items]
+
+    trending = client.zrevrange("trending:posts", 0, 4, withscores=True)
+    user, author = f"demo-{run}", f"demo-author-{run}"
+    for post, _ in client.zrevrange("trending:posts", 5, 7, withscores=True):
+        send("view", user, post_id=post)
+        send("like", user, post_id=post)
+    before, _ = until(lambda: shown(user), time.monotonic())
+    time.sleep(0.5)  # what those views changed has settled
+    before = shown(user)
+    since = send("like", user, post_id=before[0])
+    after, after_ms = until(lambda: None if before[0] in (now := shown(user)) else now, since)
+    since = send("follow", user, properties={"followed": author})
+    told, told_ms = until(lambda: client.get(f"live:notifications:{author}"), since)
+    site = client.hgetall("live:site")
+    client.close()
+    return Live(site, trending, user, before, after, after_ms, orjson.loads(told)[0]["text"], told_ms)
 
 
 def _logs(settings: Settings) -> int:
@@ -88,7 +154,9 @@ def _collected(settings: Settings, expected: int, timeout: float, progress: Call
     progress(expected, expected)
 
 
-def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict[str, Any], seconds: float) -> None:
+def _summary(
+    settings: Settings, sent: dict[str, Any], truth: Path, result: dict[str, Any], seconds: float, moments: Live
+) -> None:
     from lakehouse.report import show_rows, show_tables
 
     out = sys.stdout.write
@@ -131,6 +199,16 @@ def _summary(settings: Settings, sent: dict[str, Any], truth: Path, result: dict
         out(f"\n{title}\n")
         answer = query(settings, sql)
         show_rows(answer.columns, answer.rows)
+    counts = [(name.partition(":")[2], int(n)) for name, n in sorted(moments.site.items()) if ":" in name]
+    out(
+        f"\nLive, in Redis, as of {moments.site.get('at')}\n"
+        f"  active users      {moments.site.get('active_users', 0)}\n"
+        f"  events a minute   {', '.join(f'{n} {kind}' for kind, n in counts) or 'none'}\n"
+        f"  trending posts    {', '.join(f'{post} {score:.1f}' for post, score in moments.trending)}\n"
+        f"  recommended       {', '.join(moments.before[:5])}\n"
+        f"  {moments.after_ms:.0f} ms after a like  {', '.join(moments.after[:5])}\n"
+        f"  notification      {moments.notification!r}, {moments.notified_ms:.0f} ms after the event was in Kafka\n"
+    )
     out(f"\nAudit\n{render(result)}\n")
     out(
         f"\nThe simulation's own truth: {truth}\nAll of it goes on running. Try next:\n"

@@ -99,6 +99,17 @@ def show_status(found: dict[str, Any]) -> None:
         away = [f"{name} is away" for name, output in collector["outputs"].items() if output["away"]]
         told = [f"{events['in']:,} events came", f"{queue['events']:,} wait for an output", refused, *away]
         console.print(f"  {', '.join(word for word in told if word)} (as of {collector['at']})")
+    for name, process in found["realtime"].items():
+        if name == "error":
+            console.print(f"real-time processor: {escape(process)}")
+            continue
+        waiting = sum(task["waiting"] for task in process["tasks"].values())
+        counts = {
+            what: sum(task.get(what, 0) for task in process["tasks"].values())
+            for what in ("records", "quarantined", "duplicates", "late", "told")
+        }
+        counted = ", ".join(f"{number:,} {what}" for what, number in counts.items())
+        console.print(f"real-time processor {name}: {counted}; {waiting:,} wait")
     console.print()
     table = _table(
         "topic",

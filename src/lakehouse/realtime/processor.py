@@ -210,6 +210,19 @@ class Processor:
                 self._publish(task)
         stages = [task for task in self.tasks.values() if isinstance(task, Stage)]
         self._shown.write(stages, now_us, tick=True)
+        self._shown.say(self.prefix + self.name, self._words(now_us))
+
+    def _words(self, now_us: int) -> dict[str, Any]:
+        """How this process is: of each kind of task its partitions, its counts, and what waits for it."""
+        found: dict[str, dict[str, Any]] = {}
+        for (topic, partition), task in self.tasks.items():
+            words = found.setdefault(task.name, {"partitions": [], "waiting": 0})
+            words["partitions"].append(partition)
+            end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)[1]
+            words["waiting"] += max(end - task.next, 0)
+            for what, number in task.counts.items():
+                words[what] = words.get(what, 0) + number
+        return {"at": now_us / 1e6, "tasks": found}
 
     def _publish(self, task: Posts) -> None:
         """Tell every process how the items stand that changed."""

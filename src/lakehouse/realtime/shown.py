@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 import redis
 
 from lakehouse.realtime.task import Command, Task
@@ -101,6 +102,14 @@ class Shown:
                 self._missed -= {task.source for task, _ in ready}
         self._marks |= {task.source: task.next for task, _ in ready}
         self._wait = _RETRY_S[0]
+
+    def say(self, name: str, words: dict[str, Any]) -> None:
+        """Leave word of how a process is, for a minute."""
+        try:
+            self.client.hset("live:processors", name, orjson.dumps(words))
+            self.client.expire("live:processors", 60)
+        except redis.RedisError:
+            return  # what is shown says so
 
     def close(self) -> None:
         """Close the connections."""

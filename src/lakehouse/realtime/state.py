@@ -96,7 +96,7 @@ class Seen:
 
     def __init__(self, horizon_us: int) -> None:
         self._minutes_kept = max(1, -(-horizon_us // MINUTE))
-        self._ids: set[str] = set()
+        self._ids: dict[str, int] = {}
         self._by_minute: dict[int, list[str]] = {}
         self._kept: dict[int, list[int]] = {}
         """minute -> [chunks in the changelog, identities in them]."""
@@ -106,22 +106,28 @@ class Seen:
 
     def first(self, identity: str, appended_us: int) -> bool:
         """Whether an identity is new; from here on it is not."""
-        if identity in self._ids:
-            return False
         minute = appended_us // MINUTE
+        seen = self._ids.get(identity)
+        if seen is not None and seen >= max(minute, self._newest) - self._minutes_kept:
+            return False
         if minute > self._newest:
             self._newest = minute
             self._forget(minute - self._minutes_kept)
-        self._ids.add(identity)
+        self._ids[identity] = minute
         self._by_minute.setdefault(minute, []).append(identity)
         self._fresh[minute] = None
         return True
 
     def _forget(self, before: int) -> None:
         for minute in [m for m in self._by_minute if m < before]:
-            self._ids.difference_update(self._by_minute.pop(minute))
+            self._drop(minute)
             chunks, _ = self._kept.pop(minute, (0, 0))
             self._gone += [f"{self.prefix}{minute}:{n}" for n in range(chunks)]
+
+    def _drop(self, minute: int) -> None:
+        for identity in self._by_minute.pop(minute, ()):
+            if self._ids.get(identity) == minute:
+                del self._ids[identity]
 
     def changes(self) -> Iterator[Change]:
         """What came and went since the last call; a chunk holds the new ones of a minute."""
@@ -140,7 +146,8 @@ class Seen:
         """Take a chunk from a changelog."""
         minute, _, chunk = key.removeprefix(self.prefix).partition(":")
         ids: list[str] = msgspec.msgpack.decode(encoded)
-        self._ids.update(ids)
+        for identity in ids:
+            self._ids[identity] = max(int(minute), self._ids.get(identity, 0))
         self._by_minute.setdefault(int(minute), []).extend(ids)
         kept = self._kept.setdefault(int(minute), [0, 0])
         kept[0] = max(kept[0], int(chunk) + 1)
@@ -150,7 +157,7 @@ class Seen:
     def unload(self, key: str) -> None:
         """Take a deletion from a changelog: of a minute that is forgotten."""
         minute = int(key.removeprefix(self.prefix).partition(":")[0])
-        self._ids.difference_update(self._by_minute.pop(minute, ()))
+        self._drop(minute)
         self._kept.pop(minute, None)
 
     def __len__(self) -> int:
