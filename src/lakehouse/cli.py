@@ -503,6 +503,14 @@ def trace(record: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = 
     _print_json(found) if as_json else typer.echo(render(found))
 
 
+@app.command()
+def live(user: Annotated[str | None, typer.Argument(help="One user's activity instead.")] = None) -> None:
+    """What the real-time processor shows now, as JSON: the site and trending posts, or all of one user."""
+    from lakehouse.realtime import look
+
+    _print_json(look.site(_settings()) if user is None else look.user(_settings(), user))
+
+
 # --- mending -------------------------------------------------------------------------------------------------------
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="topic/partition/offset")]

@@ -21,9 +21,12 @@ import orjson
 import pytest
 import redis
 from confluent_kafka import Consumer, TopicPartition
+from pydantic import SecretStr
 from pymongo import MongoClient
 
-from lakehouse.settings import PROJECT, Settings
+from lakehouse.realtime.shown import Shown
+from lakehouse.realtime.task import Command, Context, Task
+from lakehouse.settings import PROJECT, Realtime, Settings
 from lakehouse.simulate import Simulation, plan_incidents
 from lakehouse.sources.topics import create_topics, producer
 
@@ -250,3 +253,63 @@ def at_us(notification: dict[str, Any]) -> int:
 @pytest.mark.timeout(600)
 def test_after_three_kills_and_a_rebalance_all_is_as_computed_at_once(stack: Settings, tmp_path: Path) -> None:
     trial(stack, tmp_path, 200_000, int(os.environ.get("LAKEHOUSE_SEED", time.time())) % 10_000)
+
+
+class Counting(Task):
+    """A task whose key holds how far it is."""
+
+    name = "counting"
+
+    def __init__(self, at: int) -> None:
+        super().__init__(Context(Realtime(), None, {}), 0)  # type: ignore[arg-type]
+        self.next, self.again = at, 0
+
+    def all_effects(self) -> None:
+        self.again += 1
+
+    def effects(self, now_us: int, tick: bool) -> list[Command]:
+        return [("SET", "counted", self.next)]
+
+
+@pytest.fixture
+def shown(stack: Settings) -> Iterator[Any]:
+    url = stack.redis.url.get_secret_value().rpartition("/")[0] + "/6"
+    made = Shown(stack.model_copy(update={"redis": stack.redis.model_copy(update={"url": SecretStr(url)})}))
+    made.client.flushdb()
+    yield made
+    made.close()
+
+
+def test_a_replay_of_what_is_shown_changes_nothing(shown: Any) -> None:
+    shown.write([Counting(10)], 0, tick=False)
+    shown.forget("counting/0")  # another process, whose state is older
+    late = Counting(7)
+    shown.write([late], 0, tick=False)
+    assert shown.client.get("counted") == b"10"
+    late.next = 11
+    shown.write([late], 0, tick=False)
+    assert shown.client.get("counted") == b"11"
+
+
+def test_a_redis_that_lost_its_keys_is_shown_everything_again(shown: Any) -> None:
+    task = Counting(10)
+    shown.write([task], 0, tick=False)
+    before = task.again
+    shown.write([task], 0, tick=False)
+    assert task.again == before
+    shown.client.flushdb()
+    shown.write([task], 0, tick=False)
+    assert task.again == before + 1
+
+
+def test_parts_of_a_sum_add_up_and_are_replaced(shown: Any) -> None:
+    class Part(Counting):
+        def effects(self, now_us: int, tick: bool) -> list[Command]:
+            return [("SUM", "total", self.partition, "2026-01-01", 60, orjson.dumps({"n": self.next}))]
+
+    one, two = Part(1), Part(5)
+    two.partition, two.source = 1, "counting/1"
+    shown.write([one, two], 0, tick=False)
+    one.next = 3
+    shown.write([one], 0, tick=False)
+    assert shown.client.hgetall("total") == {b"n": b"8", b"at": b"2026-01-01"}
