@@ -12,7 +12,7 @@ from lakehouse.stack.control import (
     up,
 )
 from lakehouse.stack.errors import StackError
-from lakehouse.stack.jars import fetch, jar_paths
+from lakehouse.stack.jars import compile_java, fetch, fetch_section, jar_paths
 from lakehouse.stack.jdk import java
 from lakehouse.stack.supervisor import ProgramState
 
@@ -23,8 +23,10 @@ __all__ = [
     "add_program",
     "beat",
     "build",
+    "compile_java",
     "down",
     "fetch",
+    "fetch_section",
     "jar_paths",
     "java",
     "kill_server",

@@ -1,4 +1,4 @@
-"""Brings the locked jars in, once, and compiles our three launchers against them."""
+"""Brings the locked jars in, once, and compiles our Java sources against them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -53,34 +53,53 @@ def jar_paths(settings: Settings, name: str) -> list[Path]:
 
 
 def are_there(settings: Settings) -> bool:
-    """Whether every locked jar is in its place; jars get there only with the right checksum."""
+    """Whether every jar of a set-up is in its place; jars get there only with the right checksum."""
     root = jars_folder(settings)
-    return all((root / name / jar.filename).exists() for name, jars in lock.read().items() for jar in jars)
+    return all((root / name / jar.filename).exists() for name, jars in at_setup().items() for jar in jars)
+
+
+def at_setup() -> dict[str, list[Jar]]:
+    """The sections of the lock that every installation has."""
+    return {name: jars for name, jars in lock.read().items() if name not in lock.ON_DEMAND}
 
 
 def fetch(settings: Settings, progress: bool = True) -> None:
-    """Make every locked jar lie in ``jars/<section>/`` with the right checksum, and build the launchers.
+    """Make every jar of a set-up lie in ``jars/<section>/`` with the right checksum, and build the launchers.
 
     What is there and right stays; an interrupted fetch goes on where it stopped.
 
     Raises:
         StackError: some jars could not be had after several attempts.
     """
-    root = jars_folder(settings)
-    with exclusive(root / ".lock"):
-        missing = {
-            name: [jar for jar in jars if not _is_good(root / name / jar.filename, jar)]
-            for name, jars in lock.read().items()
-        }
-        pieces = [
-            (name, jars[i : i + PIECE], root / ".incoming" / f"{name}-{i // PIECE}")
-            for name, jars in missing.items()
-            for i in range(0, len(jars), PIECE)
-        ]
-        if pieces:
-            _download(java(settings), root, pieces, progress)
-        shutil.rmtree(root / ".incoming", ignore_errors=True)
+    with exclusive(jars_folder(settings) / ".lock"):
+        _fetch(settings, at_setup(), progress)
         launchers(settings)
+
+
+def fetch_section(settings: Settings, name: str, progress: bool = True) -> list[Path]:
+    """The jars of one section, ``ON_DEMAND`` ones too, fetched where they are missing.
+
+    Raises:
+        StackError: some jars could not be had after several attempts.
+    """
+    with exclusive(jars_folder(settings) / ".lock"):
+        _fetch(settings, {name: lock.read()[name]}, progress)
+    return jar_paths(settings, name)
+
+
+def _fetch(settings: Settings, sections: Mapping[str, Sequence[Jar]], progress: bool) -> None:
+    root = jars_folder(settings)
+    missing = {
+        name: [jar for jar in jars if not _is_good(root / name / jar.filename, jar)] for name, jars in sections.items()
+    }
+    pieces = [
+        (name, jars[i : i + PIECE], root / ".incoming" / f"{name}-{i // PIECE}")
+        for name, jars in missing.items()
+        for i in range(0, len(jars), PIECE)
+    ]
+    if pieces:
+        _download(java(settings), root, pieces, progress)
+    shutil.rmtree(root / ".incoming", ignore_errors=True)
 
 
 def _is_good(path: Path, jar: Jar) -> bool:
@@ -183,16 +202,20 @@ def launchers(settings: Settings) -> Path:
     with exclusive(built.parent / ".lock"):
         shutil.rmtree(part, ignore_errors=True)
         mongodb, elasticsearch = jar_paths(settings, "mongodb"), jar_paths(settings, "elasticsearch")
-        _compile(settings, SOURCES / "MongoMain.java", mongodb, part / "mongodb")
-        _compile(settings, SOURCES / "EsMain.java", elasticsearch, part / "elasticsearch" / "classes")
-        _compile(settings, SOURCES / "RestRootPlugin.java", elasticsearch, part / "rest-root")
+        compile_java(settings, SOURCES / "MongoMain.java", mongodb, part / "mongodb")
+        compile_java(settings, SOURCES / "EsMain.java", elasticsearch, part / "elasticsearch" / "classes")
+        compile_java(settings, SOURCES / "RestRootPlugin.java", elasticsearch, part / "rest-root")
         _elasticsearch_home(elasticsearch, part / "rest-root", part / "elasticsearch" / "home")
         part.rename(built)
     return built
 
 
-def _compile(settings: Settings, source: Path, jars: Sequence[Path], out: Path) -> None:
-    """Compile with the JDK's compiler, or Eclipse's where Java comes without one."""
+def compile_java(settings: Settings, source: Path, jars: Sequence[Path], out: Path) -> None:
+    """Compile a Java file into the folder ``out`` with the JDK's compiler, or Eclipse's where Java comes without one.
+
+    Raises:
+        StackError: it does not compile.
+    """
     executable = java(settings)
     compiler = executable.with_name("javac")
     command = (

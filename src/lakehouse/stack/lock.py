@@ -44,8 +44,13 @@ WANTED: dict[str, tuple[str, ...]] = {
         "de.bwaldvogel:mongo-java-server-h2-backend:1.47.0",
     ),
     "compiler": ("org.eclipse.jdt:ecj:3.33.0 alone",),
+    # With the kafka section's jars it is whole. The version of rocksdbjni is the one that kafka-streams' POM asks for.
+    "kafka-streams": ("org.apache.kafka:kafka-streams:4.4.0 alone", "org.rocksdb:rocksdbjni:10.1.3 alone"),
 }
 """What each set asks for; ``alone`` leaves out what it depends on. ``make`` turns it into the lock."""
+
+ON_DEMAND = frozenset({"kafka-streams"})
+"""Sets that no set-up fetches: `bench realtime` does, for what it compares with (75 MB)."""
 
 
 @dataclass(frozen=True, order=True)

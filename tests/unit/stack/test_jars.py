@@ -1,6 +1,10 @@
 from hashlib import sha256
 
-from lakehouse.stack import ivy, jars
+import pytest
+
+from lakehouse.settings import Settings
+from lakehouse.stack import ivy, jars, lock
+from lakehouse.stack.errors import StackError
 from lakehouse.stack.lock import Jar
 
 GOOD = Jar("g", "good", "1", "", sha256(b"good").hexdigest())
@@ -30,3 +34,15 @@ def test_mavens_mirror_of_central_is_used(tmp_path):
     )
     assert ivy.mirror(file) == "x:2"
     assert ivy.mirror(tmp_path / "absent.xml") is None
+
+
+def test_a_set_up_fetches_no_jar_that_only_a_benchmark_needs(tmp_path):
+    settings = Settings(jars=tmp_path)
+    for name, wanted in jars.at_setup().items():
+        (tmp_path / name).mkdir()
+        for jar in wanted:
+            (tmp_path / name / jar.filename).touch()
+    assert jars.are_there(settings)
+    assert set(lock.read()) - set(jars.at_setup()) == {"kafka-streams"}
+    with pytest.raises(StackError, match="kafka-streams jars are missing"):
+        jars.jar_paths(settings, "kafka-streams")
