@@ -282,8 +282,8 @@ def shown(stack: Settings) -> Iterator[Any]:
 
 def test_a_replay_of_what_is_shown_changes_nothing(shown: Any) -> None:
     shown.write([Counting(10)], 0, tick=False)
-    shown.forget("counting/0")  # another process, whose state is older
-    late = Counting(7)
+    late = Counting(7)  # another process, whose state is older
+    shown.expect("counting/0", 7)
     shown.write([late], 0, tick=False)
     assert shown.client.get("counted") == b"10"
     late.next = 11

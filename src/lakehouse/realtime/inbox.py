@@ -1,7 +1,8 @@
 """Stage ``inbox``: what each user is told, of all that could be.
 
 A notification goes out once, and the same of a rule about the same thing not again before its span is over. What is
-over the limit of a span, or falls into quiet hours, is kept all the same, marked so that no one is disturbed.
+over the limit of a span, falls into quiet hours, or is of a day ago and more, as in a history that is read in, is kept
+all the same, marked so that no one is disturbed.
 """
 
 from __future__ import annotations
@@ -74,14 +75,15 @@ class Inbox(Stage[Told]):
         if entry.again_after:
             had.about[key] = entry.time
         over = told >= self._most
+        old = self.now_us - entry.time > _DAY_US
         document = {
             **document,
             "quiet": quiet(self._quiet, document["severity"], entry.time),
-            "suppressed": over,
+            "suppressed": over or old,
         }
         self.due.append(document)
-        self.count("over the limit" if over else "told")
-        if not over:
+        self.count("over the limit" if over else "old" if old else "told")
+        if not (over or old):
             had.told[span] = told + 1
             had.latest = [document, *had.latest[: SHOWN - 1]]
             self._changed[name] = None

@@ -7,6 +7,7 @@ interactions of the last minutes exceed what the hour before lets expect, in sta
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import timedelta
 from heapq import nlargest
 from typing import Any, ClassVar
@@ -92,7 +93,8 @@ class Posts(Stage[Touch]):
         self._by_minute: dict[int, dict[str, None]] = {}
         self._scores: dict[str, Score] = {}
         self._changed: dict[str, None] = {}
-        self._shown: dict[str, dict[str, float]] = {}
+        self._shown: Set[str] = set()
+        self._best: set[str] = set()
         self._as_of = 0
         self._least = 0.0
         self._ttl = int(context.settings.live_ttl.total_seconds())
@@ -194,8 +196,7 @@ class Posts(Stage[Touch]):
         self.minutes = set(self._by_minute)
 
     def all_effects(self) -> None:
-        """Show all of it with the next tick."""
-        self._shown.clear()
+        """Show all of it with the next tick, as every tick does."""
         self.items |= dict.fromkeys(self._scores)
 
     def effects(self, now_us: int, tick: bool) -> list[Command]:
@@ -209,15 +210,17 @@ class Posts(Stage[Touch]):
         if tick or not self._as_of:
             self._as_of = now_us // SECOND * SECOND
             return self._all(self._as_of)
-        shown = self._shown.setdefault("trending:posts", {})
         fresh: list[Any] = []
         for name in self._changed:
             score = self._scores[name].of(self._as_of)
-            if score > self._least or name in shown:
-                shown[name] = score
+            if score > self._least or name in self._best:
+                self._best.add(name)
                 fresh += (score, name)
         self._changed.clear()
-        return [("ZADD", "trending:posts", *fresh)] if fresh else []
+        return [("ZADD", key, *fresh) for key in ("trending:posts", self._part("trending:posts"))] if fresh else []
+
+    def _part(self, key: str, partition: int | None = None) -> str:
+        return f"live:_part:{self.partition if partition is None else partition}:{key}"
 
     def _all(self, as_of: int) -> list[Command]:
         now = {name: score.of(as_of) for name, score in self._scores.items() if score.at > as_of - FADED_US}
@@ -235,20 +238,22 @@ class Posts(Stage[Touch]):
                 value = score.of(as_of)
                 if value > 0:
                     wanted.setdefault(f"live:trending:{part}", {})[name] = value
+        self._best = set(wanted["trending:posts"])
         commands: list[Command] = [("SET", "live:trending:as_of", as_of // SECOND, "EX", self._ttl)]
-        for key, scores in wanted.items():
+        everyone = range(self.context.partitions["posts"])
+        for key in wanted.keys() | self._shown:
+            scores = wanted.get(key, {})
             if key != "trending:posts" and len(scores) > TOP_OF_PART:
                 scores = dict(nlargest(TOP_OF_PART, scores.items(), key=lambda pair: pair[1]))
-            gone = self._shown.get(key, {}).keys() - scores
-            if gone:
-                commands.append(("ZREM", key, *gone))
+            part = self._part(key)
+            commands.append(("DEL", part))
             if scores:
-                commands.append(("ZADD", key, *[part for name, score in scores.items() for part in (score, name)]))
-                commands.append(("EXPIRE", key, self._ttl))
-            self._shown[key] = scores
-        for key in self._shown.keys() - wanted.keys():
-            if self._shown[key]:
-                commands.append(("ZREM", key, *self._shown.pop(key)))
+                commands.append(("ZADD", part, *[word for name, score in scores.items() for word in (score, name)]))
+                commands.append(("EXPIRE", part, self._ttl))
+            # Each task replaces its own part; what all have is their union.
+            commands.append(("ZUNIONSTORE", key, len(everyone), *(self._part(key, number) for number in everyone)))
+            commands.append(("EXPIRE", key, self._ttl))
+        self._shown = wanted.keys()
         self._changed.clear()
         return commands
 

@@ -73,6 +73,9 @@ class Processor:
         self._warm: dict[tuple[str, int], tuple[Task, int]] = {}
         self._commits = 0
         self._closing = False
+        self._at_end: set[tuple[str, int]] = set()
+        """Partitions whose every record so far was folded."""
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers}, logger=_log)
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop.
@@ -119,6 +122,7 @@ class Processor:
                 "session.timeout.ms": 10_000,
                 "heartbeat.interval.ms": 2_000,
                 "partition.assignment.strategy": "range",
+                "enable.partition.eof": True,
                 # Little is fetched ahead: what tasks make for each other must not queue behind a backlog.
                 "queued.min.messages": 2 * MOST,
                 "queued.max.messages.kbytes": 16_384,
@@ -184,9 +188,13 @@ class Processor:
         groups: dict[tuple[str, int], list[Message]] = {}
         for message in messages:
             error = message.error()
+            place = (message.topic(), message.partition())
             if error is None:
-                groups.setdefault((message.topic(), message.partition()), []).append(message)
-            elif error.code() not in (KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                groups.setdefault(place, []).append(message)
+                self._at_end.discard(place)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._at_end.add(place)
+            elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
                 raise RealtimeError(f"Kafka: {error.str()}")
         touched = []
         for place, records in groups.items():
@@ -200,11 +208,9 @@ class Processor:
         now_us = _now_us()
         if self._recommend:
             self._recommend.look()
-        for (topic, partition), task in self.tasks.items():
-            if isinstance(task, Route):
-                end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)[1]
-                if task.next >= end >= 0:
-                    task.idle(now_us)
+        for place, task in self.tasks.items():
+            if isinstance(task, Route) and place in self._at_end:
+                task.idle(now_us)
             task.heartbeat(self._out)
             if isinstance(task, Posts) and task.items:
                 self._publish(task)
@@ -273,7 +279,7 @@ class Processor:
         ]
         self._commit()
         if done:
-            AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers}, logger=_log).delete_records(done)
+            self._admin.delete_records(done)  # what fails is tried again with the next
 
     # --- partitions come and go ------------------------------------------------------------------------------------
 
@@ -291,7 +297,9 @@ class Processor:
         self._warm.clear()
         self._restore(new, ends)
         self.tasks |= new
+        self._at_end.clear()
         for task in self.tasks.values():
+            self._shown.expect(task.source, task.next)
             if isinstance(task, Users):
                 task.recommend = self._recommend
         for partition in partitions:
@@ -316,7 +324,6 @@ class Processor:
             task = self.tasks.pop(place, None)
             if task is not None:
                 self._warm[place] = (task, ends[place])
-                self._shown.forget(task.source)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         raise RealtimeError("this process was away for so long that others took its partitions: start it again")
@@ -396,7 +403,7 @@ class Processor:
     def _topics(self) -> dict[str, int]:
         """Make the topics that are missing; how many partitions each task's input has, by the task's name."""
         kafka = self.settings.kafka
-        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}, logger=_log)
+        admin = self._admin
         there = admin.list_topics(timeout=_WAIT_S).topics
         compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_BYTES), "segment.ms": "600000"}
         log = {"retention.ms": "-1", "max.message.bytes": str(MAX_BYTES)}

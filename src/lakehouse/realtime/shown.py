@@ -50,9 +50,9 @@ class Shown:
         self._wait = _RETRY_S[0]
         self._again_at = 0.0
 
-    def forget(self, source: str) -> None:
-        """A task has gone: look afresh when it comes back."""
-        self._marks.pop(source, None)
+    def expect(self, source: str, offset: int) -> None:
+        """A task has come whose state is as of an offset: Redis should hold all that lies before."""
+        self._marks[source] = offset
         self._missed.discard(source)
 
     def write(self, tasks: Iterable[Task], now_us: int, tick: bool) -> None:
@@ -79,7 +79,7 @@ class Shown:
             for task, key, mark in zip(tasks, keys, marks, strict=True):
                 if mark > task.next:
                     continue  # a replay of what is shown already
-                if task.source in self._missed or mark < self._marks.get(task.source, task.next):
+                if task.source in self._missed or mark < self._marks.get(task.source, -1):
                     task.all_effects()
                 ready.append((task, key))
             self._missed -= {task.source for task, _ in ready}

@@ -204,6 +204,8 @@ class Stage(Task, Generic[Entry]):
         self.minutes: set[int] = set()
         """The minutes that something counted in, as far back as ``reach`` minutes before the newest closed one."""
         self.reach = 1
+        self.now_us = 0
+        """When the entries at hand were put on the topic."""
 
     def fed_by(self) -> dict[str, int]:
         """The tasks that make entries for this stage, and their partitions."""
@@ -213,6 +215,7 @@ class Stage(Task, Generic[Entry]):
         """Fold batches in order; entries already taken, which a restarted source makes again, are passed over."""
         for record in records:
             self.next = offset = record.offset() + 1
+            self.now_us = record.timestamp()[1] * 1000
             batch: Batch[Entry] = self._decode(record.value() or b"")
             place = self.sources.get(batch.source)
             if place is None:
