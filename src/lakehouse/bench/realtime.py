@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,20 +24,23 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from lakehouse.bench.figures import BenchError, Figure, figure
+from lakehouse.bench.streams import Rate, kafka_streams, spark_streaming
+from lakehouse.contracts import TOPICS
 from lakehouse.running import up
 from lakehouse.settings import PROJECT, Settings, load
 from lakehouse.simulate import Simulation
-from lakehouse.sources.topics import create_topics, producer
+from lakehouse.sources.topics import NOTIFICATIONS, create_topics, producer
 
 PREFIX = "bench-"
 EVENTS = PREFIX + "user-events"
 RATE = 1000
 WARM_S, LIVE_S = 10, 40
 PROBES_PER_S = 20
-DRAIN = 300_000
+DRAIN = 600_000
 KEYS = 1_000_000
 WITHIN_S = 300.0
 _REDIS_DB = 7
+ALL = ("activity", "trending", "recommendations", "notifications")
 
 
 def realtime(settings: Settings) -> list[Figure]:
@@ -50,8 +53,7 @@ def realtime(settings: Settings) -> list[Figure]:
     settings = load()
     return [
         *latency(settings),
-        *throughput(settings, ("activity", "trending"), 15_000.0),
-        *throughput(settings, ("activity", "trending", "recommendations", "notifications"), 3_000.0),
+        *throughput(settings),
         *recovery(settings),
     ]
 
@@ -81,7 +83,7 @@ class Trial:
         with (self.home / "realtime.log").open("w") as log:
             command = [sys.executable, "-m", "lakehouse.cli", "realtime", "--name", "bench"]
             self._running = psutil.Popen(command, env={**os.environ, **env}, cwd=PROJECT, stdout=log, stderr=log)
-        self._until(lambda: "partitions" in self._log(), "it does not begin to read")
+        self.until(lambda: "partitions" in self._log(), "it does not begin to read")
         return self._running
 
     def stop(self, kill: bool = False) -> None:
@@ -94,7 +96,33 @@ class Trial:
     def _log(self) -> str:
         return (self.home / "realtime.log").read_text()
 
-    def _until(self, done: Any, otherwise: str) -> None:
+    def clear(self, keep_events: bool = False) -> None:
+        """Delete all topics, groups and keys of the trial; the events stay where they are to be read again."""
+        admin = AdminClient({"bootstrap.servers": self.settings.kafka.bootstrap_servers})
+        kept = {PREFIX + topic for topic in (*TOPICS, NOTIFICATIONS)} if keep_events else set()
+        own = {topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(PREFIX)} - kept
+        for gone in (admin.delete_topics([*own]) if own else {}).values():
+            gone.result()
+        while own & set(admin.list_topics(timeout=10).topics):
+            time.sleep(0.1)
+        deadline = time.monotonic() + 60
+        while groups := [
+            group.group_id for group in admin.list_consumer_groups().result().valid if group.group_id.startswith(PREFIX)
+        ]:
+            for left in admin.delete_consumer_groups(groups).values():
+                with suppress(KafkaException):  # a member that was killed is one until its session ends
+                    left.result()
+            if time.monotonic() > deadline:
+                raise BenchError(f"groups {', '.join(groups)} have members: another bench runs")
+            time.sleep(0.5)
+        self.redis.flushdb()
+
+    def until(self, done: Any, otherwise: str) -> None:
+        """Return when ``done()`` holds.
+
+        Raises:
+            BenchError: the process has ended, or it took too long: ``otherwise`` says what.
+        """
         deadline = time.monotonic() + WITHIN_S
         while not done():
             words = (self._log().strip().splitlines() or ["no word in its log"])[-1][:300]
@@ -111,11 +139,11 @@ class Trial:
 
     def drained(self) -> None:
         """Return when all events sent so far are folded by every stage and shown."""
-        self._until(lambda: self._lag(EVENTS) == 0, "it does not come to the end of the events")
+        self.until(lambda: self.lag() == 0, "it does not come to the end of the events")
         for stage in ("users", "posts"):
             topic = f"{PREFIX}realtime-{stage}-repartition"
             end = self._end(topic)  # what follows are heartbeats
-            self._until(lambda stage=stage, end=end: self.shown(stage) >= end, f"{stage} does not come to the end")
+            self.until(lambda stage=stage, end=end: self.shown(stage) >= end, f"{stage} does not come to the end")
 
     def _end(self, topic: str) -> int:
         consumer = Consumer({"bootstrap.servers": self.settings.kafka.bootstrap_servers, "group.id": "bench"})
@@ -127,11 +155,12 @@ class Trial:
         finally:
             consumer.close()
 
-    def _lag(self, topic: str) -> int:
+    def lag(self) -> int:
+        """Events that it has not committed."""
         group = {"bootstrap.servers": self.settings.kafka.bootstrap_servers, "group.id": PREFIX + "lakehouse-realtime"}
         consumer = Consumer(group)
         try:
-            places = [TopicPartition(topic, n) for n in range(self.settings.kafka.partitions)]
+            places = [TopicPartition(EVENTS, n) for n in range(self.settings.kafka.partitions)]
             committed = consumer.committed(places, timeout=10)
             ends = [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
         finally:
@@ -144,26 +173,13 @@ def trial(settings: Settings) -> Iterator[Trial]:
     """Empty topics and databases, gone again at the end."""
     with TemporaryDirectory() as home:
         made = Trial(settings, Path(home))
-        _clear(settings, made)
+        made.clear()
         create_topics(settings, PREFIX)
         try:
             yield made
         finally:
             made.stop()
-            _clear(settings, made)
-
-
-def _clear(settings: Settings, made: Trial) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers})
-    own = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(PREFIX)]
-    for gone in (admin.delete_topics(own) if own else {}).values():
-        gone.result()
-    while any(topic.startswith(PREFIX) for topic in admin.list_topics(timeout=10).topics):
-        time.sleep(0.1)
-    groups = [g.group_id for g in admin.list_consumer_groups().result().valid if g.group_id.startswith(PREFIX)]
-    for gone in (admin.delete_consumer_groups(groups) if groups else {}).values():
-        gone.result()
-    made.redis.flushdb()
+            made.clear()
 
 
 def _event(number: int, kind: str, user: str, at_us: int, **more: Any) -> bytes:
@@ -179,7 +195,7 @@ def latency(settings: Settings) -> list[Figure]:
     """
     taken: dict[str, list[float]] = {"activity": [], "trending": [], "recommendations": [], "notifications": []}
     with trial(settings) as made:
-        made.start(("activity", "trending", "recommendations", "notifications"))
+        made.start(ALL)
         sender = producer(settings, **{"linger.ms": 0})
         service = Simulation(11, "bl", share_duplicates=0.02, share_late=0.02, share_broken=0.01)
         now = time.time_ns() // 1000
@@ -269,34 +285,60 @@ def _watch(
         time.sleep(min(left, 0.0005))
 
 
-def throughput(settings: Settings, parts: tuple[str, ...], bound: float) -> list[Figure]:
-    """Events a second of one process that finds DRAIN of them waiting, to the last one shown."""
+def throughput(settings: Settings) -> list[Figure]:
+    """Events a second of one process that finds DRAIN of them waiting, and a processor-second, beside the baselines.
+
+    From a tenth of the events to the last one shown, so that starting is not counted; the baselines are measured alike.
+    """
     with trial(settings) as made:
-        sender = producer(settings)
-        service = Simulation(12, "bt", share_duplicates=0.02, share_late=0.02, share_broken=0.01)
-        now = time.time_ns() // 1000
-        sent = 0
-        while sent < DRAIN:
-            # Two hours' events, in their order.
-            at = now - 7_200_000_000 * (DRAIN - sent) // DRAIN
-            times = np.linspace(at, at + 7_200_000_000 * 2048 // DRAIN, 4096)
-            for topic, key, value, _ in service.block(times.astype(np.int64)):
-                if topic == "user-events" and sent < DRAIN:
-                    _put(sender, key, value)
-                    sent += 1
-        if sender.flush(60):
-            raise BenchError("Kafka did not take the events")
-        process = made.start(parts)
-        began, used = time.monotonic(), sum(process.cpu_times()[:2])
-        made.drained()
-        seconds, used = time.monotonic() - began, sum(process.cpu_times()[:2]) - used
-        memory = process.memory_info().rss / 2**20
-    what = "counters and trending" if len(parts) == 2 else "all four parts"
-    return [
-        figure(f"{what}, one process", DRAIN / seconds, "events/s", bound, least=True),
-        figure(f"{what}, of a processor-second", DRAIN / used, "events"),
-        figure(f"{what}, memory at the end", memory, "MB"),
-    ]
+        _fill(settings)
+        both, rates = ("activity", "trending"), dict[tuple[str, ...], Rate]()
+        figures = []
+        for parts, bound in ((both, 15_000.0), (ALL, 3_000.0), (("activity",), None)):
+            made.clear(keep_events=True)
+            process = made.start(parts)
+            made.until(lambda: made.lag() <= 0.9 * DRAIN, "it does not take events")
+            first, began, used = made.lag(), time.monotonic(), sum(process.cpu_times()[:2])
+            made.drained()
+            seconds, used = time.monotonic() - began, sum(process.cpu_times()[:2]) - used
+            memory = process.memory_info().rss / 2**20
+            made.stop()
+            rates[parts] = Rate(first / seconds, first / used)
+            what = f"{' and '.join(parts)}, one process" if parts != ALL else "all four parts, one process"
+            figures += [
+                figure(what, first / seconds, "events/s", bound, least=True),
+                figure(f"{what}, of a processor-second", first / used, "events"),
+                figure(f"{what}, memory at the end", memory, "MB"),
+            ]
+        ours = rates["activity",]
+        theirs = {
+            "Kafka Streams": kafka_streams(settings, EVENTS, DRAIN),
+            "Kafka Streams, exactly once": kafka_streams(settings, EVENTS, DRAIN, exactly_once=True),
+            "Spark Structured Streaming": spark_streaming(settings, EVENTS, DRAIN),
+        }
+    for name, rate in theirs.items():
+        figures += [
+            figure(f"{name}, count by user and minute", rate.records_per_s, "events/s"),
+            figure(f"{name}, of a processor-second", rate.records_per_cpu_s, "events"),
+            figure(f"activity, of a processor-second, to {name}", ours[1] / rate.records_per_cpu_s, "x"),
+        ]
+    return figures
+
+
+def _fill(settings: Settings) -> None:
+    """Put DRAIN events of two hours on the topic."""
+    sender = producer(settings)
+    service = Simulation(12, "bt", share_duplicates=0.02, share_late=0.02, share_broken=0.01)
+    now, sent = time.time_ns() // 1000, 0
+    while sent < DRAIN:
+        at = now - 7_200_000_000 * (DRAIN - sent) // DRAIN
+        times = np.linspace(at, at + 7_200_000_000 * 2048 // DRAIN, 4096).astype(np.int64)
+        for topic, key, value, _ in service.block(times):
+            if topic == "user-events" and sent < DRAIN:
+                _put(sender, key, value)
+                sent += 1
+    if sender.flush(60):
+        raise BenchError("Kafka did not take the events")
 
 
 def _put(sender: Any, key: bytes | None, value: bytes | None) -> None:
@@ -326,7 +368,7 @@ def recovery(settings: Settings) -> list[Figure]:
         back = time.monotonic() - began
         _put(sender, b"after", _event(KEYS, "view", "after", time.time_ns() // 1000, post_id="post0"))
         sender.flush(10)
-        made._until(lambda: made.redis.exists("live:user:after"), "the event after the restart is not shown")
+        made.until(lambda: made.redis.exists("live:user:after"), "the event after the restart is not shown")
         whole = time.monotonic() - began
         memory = process.memory_info().rss / 2**20
     return [
