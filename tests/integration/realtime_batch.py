@@ -15,19 +15,20 @@ import pyarrow as pa
 MINUTE = 60_000_000
 _TABLES = """
 create table dated as select *,
-    max(least(at, appended)) over (partition by topic, part order by pos) as stamp
+    max(least(happened, appended)) over (partition by topic, part order by pos) as stamp
 from records where valid;
 create table first as select * from dated
     qualify id is null or row_number() over (partition by topic, id order by part, pos) = 1;
-create table late_or_not as select *, at < stamp - {lateness} as late, at // {minute} as minute from first;
+create table late_or_not as select *, happened < stamp - {lateness} as late, happened // {minute} as minute from first;
 create table events as select *, (json ->> 'event_type') as kind, (json ->> 'user_id') as user_id,
     (json ->> 'post_id') as post_id from late_or_not where topic = 'user-events';
 create table sessions as
-    with marked as (select *, at - lag(at) over mine > {gap} as begins from events where not late
-                    window mine as (partition by user_id order by at)),
-    numbered as (select *, sum(coalesce(begins, true)::int) over (partition by user_id order by at rows unbounded
+    with marked as (select *, happened - lag(happened) over mine > {gap} as begins from events where not late
+                    window mine as (partition by user_id order by happened)),
+    numbered as (select *, sum(coalesce(begins, true)::int) over (partition by user_id order by happened rows unbounded
                  preceding) as number from marked)
-    select user_id, number, min(at) as "start", max(at) as "end", count(*) as events from numbered group by all;
+    select user_id, number, min(happened) as "start", max(happened) as "end", count(*) as events
+    from numbered group by all;
 create table authors as select post_id, any_value(user_id) as author from events where kind = 'post' group by 1;
 create table touched as select post_id, minute, count(*) as n from events
     where not late and kind in ('view', 'like', 'comment', 'share', 'bookmark') and post_id is not null group by all;
@@ -48,7 +49,7 @@ class Batch:
     """
 
     def __init__(self, records: Iterable[tuple[Any, ...]], lateness_us: int, gap_us: int) -> None:
-        names = ["topic", "part", "pos", "appended", "at", "id", "valid", "json"]
+        names = ["topic", "part", "pos", "appended", "happened", "id", "valid", "json"]
         kinds = [pa.string(), pa.int32(), pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.bool_(), pa.string()]
         columns = list(zip(*records, strict=True))
         table = pa.table([pa.array(c, k) for c, k in zip(columns, kinds, strict=True)], names=names)
@@ -104,7 +105,7 @@ class Batch:
         """post -> score, as the design has it: weights halved every quarter of an hour."""
         return dict(
             self.rows(
-                """select post_id, sum(weight * pow(2.0, -(? - at) / 900e6)) from events
+                """select post_id, sum(weight * pow(2.0, -(? - happened) / 900e6)) from events
                 join (values ('view', 1), ('like', 3), ('unlike', -3), ('comment', 5), ('share', 5), ('bookmark', 4))
                     as weights(kind, weight) using (kind)
                 where post_id is not null group by 1""",

@@ -27,7 +27,7 @@ from pymongo import MongoClient
 from lakehouse.realtime.shown import Shown
 from lakehouse.realtime.task import Command, Context, Task
 from lakehouse.settings import PROJECT, Realtime, Settings
-from lakehouse.simulate import Simulation, plan_incidents
+from lakehouse.simulate import Incident, Simulation
 from lakehouse.sources.topics import create_topics, producer
 
 from .realtime_batch import MINUTE, Batch
@@ -44,7 +44,8 @@ def feed(settings: Settings, events: int, seed: int) -> set[bytes]:
     end = (time.time_ns() // 1000 // MINUTE - 10) * MINUTE
     start = end - 120 * MINUTE
     service = Simulation(seed, f"rt{seed}", share_duplicates=0.03, share_late=0.03, share_broken=0.01)
-    service.incidents = plan_incidents(np.random.default_rng(seed), start, end, 4)
+    trouble = start + 40 * MINUTE
+    service.incidents = [Incident("gateway", None, trouble, trouble + 10 * MINUTE, "errors", 0.3, False)]
     times = np.linspace(start, end, round(events / 0.6)).astype(np.int64)
     made = [record for at in range(0, len(times), 4096) for record in service.block(times[at : at + 4096])]
     order = random.Random(seed)
@@ -166,7 +167,7 @@ def trial(settings: Settings, folder: Path, events: int, seed: int) -> None:
         batch = Batch(records(settings, broken), LATENESS_US, GAP_US)
         profiles, processes = batch.profiles(), list(alive.values())
         wanted = batch.told_of_events()
-        ends = batch.rows("select max(at) from events")[0][0]
+        ends = batch.rows("select max(happened) from events")[0][0]
         # All minutes are closed once the idle partitions' time has gone past the last one and the lateness.
         until(lambda: site_time(client) > ends + 3 * MINUTE, 60, processes, folder)
         due = len(wanted) + len(batch.bursts()) + len(batch.failing())
@@ -226,7 +227,8 @@ def hold_trending(as_of: int, scores: dict[bytes, float], batch: Batch) -> None:
     # Each process shows its posts as of a second of its own, the same or a neighbour.
     there = [batch.trending((as_of + second) * 1_000_000) for second in (-2, -1, 0, 1, 2)]
     assert [p for p, s in mine.items() if all(s != pytest.approx(t[p], rel=1e-9) for t in there)] == []
-    assert {p for p, s in there[2].items() if s > min(mine.values()) * 1.01} <= mine.keys()
+    best = sorted(there[2].items(), key=lambda pair: -pair[1])[:95]  # the last few may change places in a second
+    assert {post for post, _ in best} <= mine.keys()
 
 
 def hold_notifications(settings: Settings, mongo: Any, batch: Batch, events: set[tuple[str, str, str]]) -> None:
@@ -241,8 +243,9 @@ def hold_notifications(settings: Settings, mongo: Any, batch: Batch, events: set
     assert bursts == batch.bursts()
     failing = {(n["subject"], at_us(n)) for n in told if n["rule"] == "service error rate" and n["kind"] == "fired"}
     assert failing == batch.failing() and failing
-    hours = Counter((n["user_id"], at_us(n) // (60 * MINUTE)) for n in told)
-    heard = Counter((n["user_id"], at_us(n) // (60 * MINUTE)) for n in told if not n["suppressed"])
+    lately = [n for n in told if at_us(n) > (time.time() - 20 * 3600) * 1e6]  # what is a day old is kept, but not told
+    hours = Counter((n["user_id"], at_us(n) // (60 * MINUTE)) for n in lately)
+    heard = Counter((n["user_id"], at_us(n) // (60 * MINUTE)) for n in lately if not n["suppressed"])
     assert heard == {key: min(count, 20) for key, count in hours.items()}
 
 

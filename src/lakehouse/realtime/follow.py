@@ -55,10 +55,11 @@ class Follower:
     """A thread that writes what a topic says into a collection of MongoDB."""
 
     def __init__(
-        self, settings: Settings, topic: str, collection: str,
+        self, settings: Settings, name: str, topic: str, collection: str,
         documents: Callable[[list[Message]], list[ReplaceOne[Any] | UpdateOne]],
     ) -> None:  # fmt: skip
-        self._settings, self._topic, self._collection, self._documents = settings, topic, collection, documents
+        self._settings, self._name, self._topic = settings, name, topic
+        self._collection, self._documents = collection, documents
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=collection, daemon=True)
         self._thread.start()
@@ -67,6 +68,8 @@ class Follower:
         config = {
             "bootstrap.servers": self._settings.kafka.bootstrap_servers,
             "group.id": f"{self._settings.realtime.prefix}lakehouse-realtime-{self._collection}",
+            "group.instance.id": self._name,
+            "session.timeout.ms": 10_000,
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
@@ -128,11 +131,11 @@ class Follower:
         self._thread.join()
 
 
-def followers(settings: Settings) -> list[Follower]:
-    """Those that the enabled parts need."""
+def followers(settings: Settings, name: str) -> list[Follower]:
+    """Those that the enabled parts need, of the process of a name."""
     prefix, made = settings.realtime.prefix, []
     if "activity" in settings.realtime.parts:
-        made.append(Follower(settings, prefix + changelog(Users), "user_profiles", profiles))
+        made.append(Follower(settings, name, prefix + changelog(Users), "user_profiles", profiles))
     if "notifications" in settings.realtime.parts:
-        made.append(Follower(settings, prefix + NOTIFICATIONS, "notifications", notifications))
+        made.append(Follower(settings, name, prefix + NOTIFICATIONS, "notifications", notifications))
     return made

@@ -97,7 +97,7 @@ class Processor:
             reader = Consumer(self._reading(f"{self.name}-items", "read_uncommitted"), logger=_log)
             self._items = Items(reader, self.prefix + ITEMS, self.context.partitions["users"])
             self._recommend = Recommend(self._items, Champion(settings.published / "recommender"))
-        following = followers(settings)
+        following = followers(settings, self.name)
         leaving = threading.Event()
         courier = threading.Thread(target=self._deliver, args=(leaving,), name="notify", daemon=True)
         if self.context.does("notifications") and not self.prefix:
