@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from lakehouse.realtime.posts import Posts
 from lakehouse.realtime.recommend import Item, Items, Recommend
 from lakehouse.realtime.route import Route
 from lakehouse.realtime.shown import Shown
+from lakehouse.realtime.state import Change
 from lakehouse.realtime.task import Context, Outbox, Stage, Task
 from lakehouse.realtime.topology import changelog, wanted
 from lakehouse.realtime.users import Users
@@ -43,7 +45,7 @@ TICK_S = 1.0
 PURGE_S = 30.0
 COOL_EVERY = 30
 """Commits after which objects that were not used go back to rest."""
-_SOON_S = 0.05
+_SOON_S = 0.1
 """How soon a notification that is due is committed."""
 _WAIT_S = 10.0
 _log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Processor:
         self._warm: dict[tuple[str, int], tuple[Task, int]] = {}
         self._commits = 0
         self._closing = False
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._committing: Future[None] | None = None
         self._at_end: set[tuple[str, int]] = set()
         """Partitions whose every record so far was folded."""
         self._admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers}, logger=_log)
@@ -141,6 +145,7 @@ class Processor:
             raise RealtimeError(f"Kafka: {error.args[0].str()}; what was not committed is done again") from error
         finally:
             self._closing = True
+            self._keeper.shutdown()
             self._consumer.close()
             leaving.set()
             for follower in following:
@@ -171,9 +176,12 @@ class Processor:
                 if dead := [follower for follower in following if not follower.alive]:
                     raise RealtimeError(f"{len(dead)} writers to MongoDB have ended; the log says why")
             due = any(isinstance(task, Inbox) and task.due for task in self.tasks.values())
-            if now - commit_at >= (min(_SOON_S, commit_s) if due else commit_s):
-                self._commit()
-                commit_at = time.monotonic()
+            if now - commit_at >= (min(_SOON_S, commit_s) if due else commit_s) and (
+                self._committing is None or self._committing.done()
+            ):
+                self._finish_commit()
+                self._begin_commit()
+                commit_at = now
             if now - purge_at >= PURGE_S:
                 purge_at = now
                 self._purge()
@@ -241,10 +249,41 @@ class Processor:
         task.items.clear()
 
     def _commit(self) -> None:
-        """Keep state, places and notifications, all or nothing."""
+        """Keep state, places and notifications, all or nothing; what is under way first."""
+        self._finish_commit()
+        self._begin_commit()
+        self._finish_commit()
+
+    def _finish_commit(self) -> None:
+        if self._committing is not None:
+            self._committing.result()
+            self._committing = None
+
+    def _begin_commit(self) -> None:
+        """Take what changed, and have it kept by a thread while the next records are folded."""
         changed = {place: list(task.changes()) for place, task in self.tasks.items()}
         if not any(changed.values()):
             return
+        inboxes = [task for task in self.tasks.values() if isinstance(task, Inbox)]
+        due = [document for inbox in inboxes for document in inbox.due]
+        for inbox in inboxes:
+            inbox.due = []
+        places = [TopicPartition(*place, self.tasks[place].next) for place, records in changed.items() if records]
+        group = self._consumer.consumer_group_metadata()
+        self._committing = self._keeper.submit(self._keep, changed, due, places, group)
+        self._commits += 1
+        if self._commits % COOL_EVERY == 0:
+            for task in self.tasks.values():
+                task.cool()
+
+    def _keep(
+        self,
+        changed: dict[tuple[str, int], list[Change]],
+        due: list[dict[str, Any]],
+        places: list[TopicPartition],
+        group: Any,
+    ) -> None:
+        # What tasks have made for each other up to here must be kept before the place that says so.
         if self._hops.flush(30) or self._failed:
             raise RealtimeError(self._failed or "Kafka has not acknowledged entries within 30 s")
         transaction = self._transactions
@@ -253,22 +292,11 @@ class Processor:
             log = self._changelog(topic)
             for key, value in records:
                 self._produce(transaction, log, partition, value, key)
-        for task in self.tasks.values():
-            if isinstance(task, Inbox):
-                for document in task.due:
-                    self._produce(
-                        transaction, self.prefix + NOTIFICATIONS, None, orjson.dumps(document), document["user_id"]
-                    )
-        places = [TopicPartition(*place, self.tasks[place].next) for place, records in changed.items() if records]
-        transaction.send_offsets_to_transaction(places, self._consumer.consumer_group_metadata(), _WAIT_S)
+        for document in due:
+            value, user = orjson.dumps(document), document["user_id"]
+            self._produce(transaction, self.prefix + NOTIFICATIONS, None, value, user)
+        transaction.send_offsets_to_transaction(places, group, _WAIT_S)
         transaction.commit_transaction(_WAIT_S)
-        for task in self.tasks.values():
-            if isinstance(task, Inbox):
-                task.due.clear()
-        self._commits += 1
-        if self._commits % COOL_EVERY == 0:
-            for task in self.tasks.values():
-                task.cool()
 
     def _purge(self) -> None:
         """Let Kafka delete entries that are folded and committed; not those of inboxes, which are few."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from heapq import nlargest
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +24,8 @@ FALLBACK = "co-visitation"
 TOP = 20
 CONSIDERED = 10
 """Posts of a user's history, the newest, that the fallback goes by."""
+NEAR, NEAR_S = 30, 5.0
+"""Neighbours that the fallback knows of a post, and the seconds that it goes by them before it looks again."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +59,7 @@ class Items:
         self.after: dict[str, dict[str, int]] = {}
         """Post -> posts that its users went on to, with how often."""
         self.popular: list[tuple[str, float]] = []
+        self._near: dict[str, tuple[float, list[tuple[str, float]]]] = {}
         self._decode = msgspec.msgpack.Decoder(Item).decode
         self._consumer = consumer
         self._stop = threading.Event()
@@ -83,12 +88,37 @@ class Items:
         for before, number in item.together.items():
             self.after.setdefault(before, {})[name] = number
 
+    def near(self, name: str) -> list[tuple[str, float]]:
+        """The posts visited most with this one, before or after, at most NEAR, as it was within the last NEAR_S.
+
+        A pair counts its co-visits over the root of both posts' visits: cosine similarity.
+        """
+        kept = self._near.get(name)
+        now = time.monotonic()
+        if kept is not None and kept[0] > now - NEAR_S:
+            return kept[1]
+        here = self.items.get(name)
+        pairs = dict(self.after.get(name, ()))
+        for other, number in here.together.items() if here else ():
+            pairs[other] = pairs.get(other, 0) + number
+        mine = max(here.visits if here else 1, 1)
+        items = self.items
+        weighed = [
+            (other, number / (mine * max(items[other].visits, 1)) ** 0.5)
+            for other, number in pairs.items()
+            if other in items
+        ]
+        best = nlargest(NEAR, weighed, key=_second)
+        self._near[name] = (now, best)
+        return best
+
     def rank(self) -> None:
         """Find the popular ones again."""
         at = max((item.at for item in self.items.values()), default=0)
         half_life = 900_000_000
+        self._near = {name: kept for name, kept in [*self._near.items()] if kept[0] > time.monotonic() - NEAR_S}
         scored = ((name, item.score * 2.0 ** ((item.at - at) / half_life)) for name, item in [*self.items.items()])
-        self.popular = nlargest(200, scored, key=lambda pair: pair[1])
+        self.popular = nlargest(200, scored, key=_second)
 
     def close(self) -> None:
         """Stop following."""
@@ -122,28 +152,21 @@ class Recommend:
         return Made(FALLBACK, _listed(self.fallback(recent, seen)))
 
     def fallback(self, recent: Sequence[str], seen: set[str]) -> list[tuple[str, float]]:
-        """Posts by what came before and after those of the history, then by popularity.
-
-        A pair counts its co-visits over the root of both posts' visits (cosine similarity), each post of the history
-        a tenth less than the one after it.
-        """
-        items, after = self._items.items, self._items.after
+        """Posts near those of the history, each of which counts a tenth less than the one after, then popular ones."""
         scores: dict[str, float] = {}
         weight = 1.0
         for name in recent[: -CONSIDERED - 1 : -1]:
-            here = items.get(name)
-            for pairs in (after.get(name), here.together if here else None):
-                for other, number in [*pairs.items()] if pairs else ():
-                    if other not in seen:
-                        there = items.get(other)
-                        visits = (there.visits if there else 1) * (here.visits if here else 1)
-                        scores[other] = scores.get(other, 0.0) + weight * number / max(visits, 1) ** 0.5
+            for other, near in self._items.near(name):
+                scores[other] = scores.get(other, 0.0) + weight * near
             weight *= 0.9
-        best = nlargest(TOP, scores.items(), key=lambda pair: pair[1])
+        best = nlargest(TOP, [pair for pair in scores.items() if pair[0] not in seen], key=_second)
         if len(best) < TOP:
             have = seen.union(scores)
             best += [(name, 0.0) for name, _ in self._items.popular if name not in have][: TOP - len(best)]
         return best
+
+
+_second = itemgetter(1)
 
 
 def _listed(found: list[tuple[str, float]]) -> list[dict[str, str | float]]:
