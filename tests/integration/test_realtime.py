@@ -301,14 +301,15 @@ def test_a_redis_that_lost_its_keys_is_shown_everything_again(shown: Any) -> Non
     shown.write([task], 0, tick=False)
     assert task.again == before
     shown.client.flushdb()
-    shown.write([task], 0, tick=False)
+    for _ in range(3):
+        shown.write([task], 0, tick=False)
     assert task.again == before + 1
 
 
 def test_parts_of_a_sum_add_up_and_are_replaced(shown: Any) -> None:
     class Part(Counting):
         def effects(self, now_us: int, tick: bool) -> list[Command]:
-            return [("SUM", "total", self.partition, "2026-01-01", 60, orjson.dumps({"n": self.next}))]
+            return [("SUM", "total", self.partition, "2026-01-01", 60, {"n": self.next})]
 
     one, two = Part(1), Part(5)
     two.partition, two.source = 1, "counting/1"

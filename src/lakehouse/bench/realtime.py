@@ -190,7 +190,7 @@ def latency(settings: Settings) -> list[Figure]:
     taken: dict[str, list[float]] = {"activity": [], "trending": [], "recommendations": [], "notifications": []}
     with trial(settings) as made:
         made.start(ALL)
-        sender = producer(settings, **{"linger.ms": 0})
+        sender = producer(settings)
         now = time.time_ns() // 1000
         for number in range(50 * PROBES_PER_S):
             post = f"probe{number % PROBES_PER_S}"
@@ -234,7 +234,7 @@ def latency(settings: Settings) -> list[Figure]:
 
 def _load(settings: Settings, rate: int, seconds: int) -> None:
     """Send a service's events at a rate, each at its time; exit code 1 when they could not be sent as fast."""
-    sender = producer(settings, **{"linger.ms": 0})
+    sender = producer(settings)
     service = Simulation(11, "bl", share_duplicates=0.02, share_late=0.02, share_broken=0.01)
     events: list[Any] = []
     start = time.time()
@@ -288,7 +288,7 @@ def _watch(
         left = until - time.time()
         if left <= 0:
             return
-        time.sleep(min(left, 0.0005))
+        time.sleep(min(left, 0.002))
 
 
 def throughput(settings: Settings) -> list[Figure]:

@@ -127,6 +127,6 @@ class Hosts(Stage[Sample]):
             host = self.hosts.get(name)
             if host:
                 latest = {metric: {"at": at / 1e6, "value": value} for metric, (at, value) in host.latest.items()}
-                commands.append(("SET", f"live:host:{name}", orjson.dumps(latest), "EX", self._ttl))
+                commands.append(("SET", f"live:host:{name}", orjson.dumps(latest).decode(), "EX", self._ttl))
         self._changed.clear()
         return commands

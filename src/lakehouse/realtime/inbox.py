@@ -100,6 +100,6 @@ class Inbox(Stage[Told]):
             had = self.users.get(name)
             if had:
                 key = f"live:notifications:{name}"
-                commands.append(("SET", key, orjson.dumps(had.latest), "EX", self._ttl))
+                commands.append(("SET", key, orjson.dumps(had.latest).decode(), "EX", self._ttl))
         self._changed.clear()
         return commands

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -88,11 +89,15 @@ class Processor:
             RealtimeError: it cannot go on; starting it again goes on from the last commit.
             TopicError: Kafka does not answer, or has not the platform's topics.
         """
+        # Folding must not wait 5 ms, the default, for a thread that makes documents of MongoDB.
+        sys.setswitchinterval(0.0002)
         settings = self.settings
         require_topics(settings, {topic for topic, kind in self.kinds.items() if issubclass(kind, Route)})
         self.context.partitions.update(self._topics())
         names = {kind.name: topic for topic, kind in self.kinds.items() if issubclass(kind, Stage)}
-        self._hops = producer(settings, **{"linger.ms": 0, "on_delivery": self._delivered})
+        self._hops = producer(
+            settings, **{"linger.ms": 0, "socket.nagle.disable": True, "on_delivery": self._delivered}
+        )
         self._out = Outbox(self._pass_on, names, {name: self.context.partitions[name] for name in names})
         self._shown = Shown(settings)
         self._items: Items | None = None
@@ -127,6 +132,7 @@ class Processor:
                 "heartbeat.interval.ms": 2_000,
                 "partition.assignment.strategy": "range",
                 "enable.partition.eof": True,
+                "socket.nagle.disable": True,
                 # Little is fetched ahead: what tasks make for each other must not queue behind a backlog.
                 "queued.min.messages": 2 * MOST,
                 "queued.max.messages.kbytes": 16_384,

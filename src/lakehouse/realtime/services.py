@@ -134,7 +134,7 @@ class Services(Stage[Log]):
             if service and service.minutes:
                 newest = max(service.minutes)
                 counts = msgspec.structs.asdict(service.minutes[newest])
-                body = orjson.dumps({"minute": newest * 60, **counts})
+                body = orjson.dumps({"minute": newest * 60, **counts}).decode()
                 commands.append(("SET", f"live:service:{name}", body, "EX", self._ttl))
         self._changed.clear()
         return commands

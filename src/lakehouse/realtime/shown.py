@@ -12,26 +12,46 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import orjson
 import redis
 
-from lakehouse.realtime.task import Command, Task
+from lakehouse.realtime.task import Task
 from lakehouse.settings import Settings
 
-_SUM = """
-redis.call('hset', KEYS[2], ARGV[1], ARGV[4])
-local sums = {}
-for _, part in ipairs(redis.call('hvals', KEYS[2])) do
-  for field, number in pairs(cjson.decode(part)) do sums[field] = (sums[field] or 0) + number end
+_WRITE = """
+local function sum(key, partition, at, ttl, part)
+  local parts = key .. ':parts'
+  redis.call('hset', parts, partition, cjson.encode(part))
+  local sums = {}
+  for _, one in ipairs(redis.call('hvals', parts)) do
+    for field, number in pairs(cjson.decode(one)) do sums[field] = (sums[field] or 0) + number end
+  end
+  local old = redis.call('hget', key, 'at')
+  redis.call('del', key)
+  for field, number in pairs(sums) do redis.call('hset', key, field, number) end
+  redis.call('hset', key, 'at', (old and old > at) and old or at)
+  redis.call('expire', key, ttl)
+  redis.call('expire', parts, ttl)
 end
-local old = redis.call('hget', KEYS[1], 'at')
-redis.call('del', KEYS[1])
-for field, number in pairs(sums) do redis.call('hset', KEYS[1], field, number) end
-redis.call('hset', KEYS[1], 'at', (old and old > ARGV[2]) and old or ARGV[2])
-redis.call('expire', KEYS[1], ARGV[3])
-redis.call('expire', KEYS[2], ARGV[3])
+local found = {}
+for i, task in ipairs(cmsgpack.unpack(ARGV[1])) do
+  local key, offset, commands = task[1], task[2], task[3]
+  local mark = tonumber(redis.call('get', key) or -1)
+  if mark <= offset then
+    for _, command in ipairs(commands) do
+      if command[1] == 'SUM' then sum(unpack(command, 2)) else redis.call(unpack(command)) end
+    end
+    redis.call('set', key, offset, 'EX', ARGV[2])
+  end
+  found[i] = mark
+end
+return found
 """
-"""A key whose fields are the sums of every task's part: (key, its parts), (partition, time, ttl in seconds, part)."""
+"""Tasks as (key of the mark, offset, commands); returns the marks that were there. What is behind its mark is left out.
+
+``SUM key partition at ttl part``: a hash whose fields are the sums of every task's part of it.
+"""
 _MARK_S = 7 * 24 * 3600
 _RETRY_S = (0.5, 10.0)
 _log = logging.getLogger(__name__)
@@ -44,7 +64,7 @@ class Shown:
         self.client: Any = redis.Redis.from_url(
             settings.redis.url.get_secret_value(), socket_timeout=5, socket_connect_timeout=2
         )
-        self._sum = self.client.register_script(_SUM)
+        self._write = self.client.register_script(_WRITE)
         self._marks: dict[str, int] = {}
         self._missed: set[str] = set()
         self._wait = _RETRY_S[0]
@@ -60,48 +80,33 @@ class Shown:
         wanted = list(tasks)
         if not wanted or time.monotonic() < self._again_at:
             return
+        made = []
+        for task in wanted:
+            if task.source in self._missed:
+                task.all_effects()
+            made.append((f"live:_shown:{task.source}", task.next, task.effects(now_us, tick)))
+        if not any(commands for *_, commands in made):
+            made = [
+                shown for shown, task in zip(made, wanted, strict=True) if self._marks.get(task.source) != task.next
+            ]
+            wanted = [task for task in wanted if self._marks.get(task.source) != task.next]
+            if not made:
+                return
         try:
-            self._write(wanted, now_us, tick)
-        except redis.WatchError:
-            self.write(wanted, now_us, tick)  # another process wrote between: its marks decide
+            marks = self._write(args=(msgspec.msgpack.encode(made), _MARK_S))
         except redis.RedisError as error:
             _log.warning("Redis does not take what is shown, tried again in %.1f s: %s", self._wait, error)
             self._missed |= {task.source for task in wanted}
             self._again_at = time.monotonic() + self._wait
             self._wait = min(2 * self._wait, _RETRY_S[1])
-
-    def _write(self, tasks: list[Task], now_us: int, tick: bool) -> None:
-        keys = [f"live:_shown:{task.source}" for task in tasks]
-        with self.client.pipeline(transaction=True) as pipe:
-            pipe.watch(*keys)
-            marks = [int(mark or -1) for mark in pipe.mget(keys)]
-            ready: list[tuple[Task, str]] = []
-            for task, key, mark in zip(tasks, keys, marks, strict=True):
-                if mark > task.next:
-                    continue  # a replay of what is shown already
-                if task.source in self._missed or mark < self._marks.get(task.source, -1):
-                    task.all_effects()
-                ready.append((task, key))
-            self._missed -= {task.source for task, _ in ready}
-            commands: list[Command] = []
-            for task, key in ready:
-                made = task.effects(now_us, tick)
-                if made or self._marks.get(task.source) != task.next:
-                    commands += made
-                    commands.append(("SET", key, task.next, "EX", _MARK_S))
-            if commands:
-                pipe.multi()
-                for command in commands:
-                    if command[0] == "SUM":
-                        _, name, *arguments = command
-                        self._sum(keys=[name, f"{name}:parts"], args=arguments, client=pipe)
-                    else:
-                        pipe.execute_command(*command)
-                self._missed |= {task.source for task, _ in ready}  # until they are known to be written
-                pipe.execute()
-                self._missed -= {task.source for task, _ in ready}
-        self._marks |= {task.source: task.next for task, _ in ready}
+            return
         self._wait = _RETRY_S[0]
+        for task, mark in zip(wanted, marks, strict=True):
+            if mark <= task.next:
+                # It holds less than was written: it has lost something, so all is shown with the next write.
+                lost = mark < self._marks.get(task.source, -1)
+                (self._missed.add if lost else self._missed.discard)(task.source)
+                self._marks[task.source] = task.next
 
     def say(self, name: str, words: dict[str, Any]) -> None:
         """Leave word of how a process is, for a minute."""

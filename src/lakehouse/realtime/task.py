@@ -25,7 +25,7 @@ POSITION = "@"
 CHUNK = 2000
 """Entries after which a task passes on what it has made, so that one batch stays far below a record's largest size."""
 Command = tuple[Any, ...]
-"""A Redis command with its arguments."""
+"""A Redis command with its arguments, texts and numbers."""
 
 
 class Record(Protocol):

@@ -28,6 +28,7 @@ AFTER = 5
 """Posts before this one that count as visited together with it."""
 INTERACTIONS = frozenset({"view", "like", "comment", "share", "bookmark"})
 ACTIVE_US = 5 * MINUTE
+_EPOCH = datetime(1970, 1, 1)
 
 
 class Session(msgspec.Struct, array_like=True, gc=False):
@@ -235,13 +236,13 @@ class Users(Stage[Event]):
                 continue
             if self._activity:
                 live, features = self.live(user), self.features(user)
-                commands.append(("SET", f"live:user:{name}", orjson.dumps(live), "EX", self._ttl))
+                commands.append(("SET", f"live:user:{name}", orjson.dumps(live).decode(), "EX", self._ttl))
                 key = f"features:user:{name}"
                 commands.append(("HSET", key, *[part for item in features.items() for part in item]))
                 commands.append(("EXPIRE", key, self._features_ttl))
             if interacted and self.recommend is not None:
                 made = self.recommend.top(user.recent)
-                body = orjson.dumps({"model_version": made.model_version, "at": stamp, "items": made.items})
+                body = orjson.dumps({"model_version": made.model_version, "at": stamp, "items": made.items}).decode()
                 commands.append(("SET", f"recs:{name}", body, "EX", self._features_ttl))
             self._active.pop(name, None)
             if user.last > self.watermark - ACTIVE_US:
@@ -317,14 +318,14 @@ class Users(Stage[Event]):
             for kind, number in site.events.items() if site else ():
                 rate[kind] = rate.get(kind, 0) + round(number * share)
         fields = {"active_users": len(self._active), **{f"events_1m:{kind}": n for kind, n in rate.items()}}
-        commands.append(("SUM", "live:site", self.partition, _utc(self.watermark), self._ttl, orjson.dumps(fields)))
+        commands.append(("SUM", "live:site", self.partition, _utc(self.watermark), self._ttl, fields))
         for minute in self._site_changed:
             site = self.site.get(str(minute))
             if site:
                 fields = {"users": site.users, **site.events}
                 key = f"live:site:{_utc(minute * MINUTE)}"
                 ttl = SITE_MINUTES * 60 + self._ttl
-                commands.append(("SUM", key, self.partition, _utc(self.watermark), ttl, orjson.dumps(fields)))
+                commands.append(("SUM", key, self.partition, _utc(self.watermark), ttl, fields))
         self._site_changed.clear()
         return commands
 
@@ -367,6 +368,4 @@ def _date(us: int) -> datetime:
 
 
 def _utc(us: int) -> str:
-    seconds, micros = divmod(us, SECOND)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{micros:06d}Z" if micros else f"{text}Z"
+    return (_EPOCH + timedelta(microseconds=us)).isoformat() + "Z"
