@@ -48,7 +48,7 @@ test-streaming: setup ## one Spark session on a local folder: crash, replay, lat
 test-integration: setup ## real servers, started for the run
 	@$(BIN)/pytest tests/integration -m "not long"
 
-test-long: setup ## soak and all kill points, up to 80 minutes
+test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
 	@$(BIN)/pytest tests/integration -m long -s
 
 lock: ## resolve requirements.lock afresh (maintainers)

@@ -253,9 +253,14 @@ def at_us(notification: dict[str, Any]) -> int:
     return round(datetime.fromisoformat(notification["at"]).timestamp() * 1e6)
 
 
-@pytest.mark.timeout(600)
-def test_after_three_kills_and_a_rebalance_all_is_as_computed_at_once(stack: Settings, tmp_path: Path) -> None:
-    trial(stack, tmp_path, 200_000, int(os.environ.get("LAKEHOUSE_SEED", time.time())) % 10_000)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("events", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_after_three_kills_and_a_rebalance_all_is_as_computed_at_once(
+    stack: Settings, tmp_path: Path, events: int
+) -> None:
+    seed = random.SystemRandom().randrange(10_000)
+    print(f"{events:,} events of seed {seed}")
+    trial(stack, tmp_path, events, seed)
 
 
 class Counting(Task):
