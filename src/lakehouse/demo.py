@@ -98,7 +98,13 @@ def live(settings: Settings, within: float = 60) -> Live:
 
     def send(kind: str, user: str, **more: Any) -> float:
         at = datetime.now(UTC).isoformat()
-        event = {"event_id": f"demo{run}{kind}{user}", "event_type": kind, "user_id": user, "occurred_at": at, **more}
+        event = {
+            "event_id": f"demo{run}{time.time_ns():x}",
+            "event_type": kind,
+            "user_id": user,
+            "occurred_at": at,
+            **more,
+        }
         sender.produce("user-events", key=user.encode(), value=orjson.dumps(event))
         sender.flush(10)
         return time.monotonic()
