@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
-import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from lakehouse import stack
 from lakehouse.contracts import TOPICS
 from lakehouse.flows import TABLES
 from lakehouse.query import query
+from lakehouse.realtime import look
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.schedule import runs
 from lakehouse.settings import Settings
@@ -178,7 +178,7 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
             "programs": programs.result(),
             "api": {"url": _api(settings)},
             "collect": _collect(settings),
-            "realtime": _or_error(lambda: _realtime(settings)),
+            "realtime": _or_error(lambda: look.processors(settings)),
             **summary,
             "runs": runs(settings).latest(),
         }
@@ -205,13 +205,6 @@ def _collect(settings: Settings) -> dict[str, Any] | None:
     host = collect.beats.rpartition(":")[0]
     others = {"tcp": collect.tcp_port, "http": collect.http_port, "syslog": collect.syslog_port}
     return said | {"listens": {"beats": collect.beats} | {name: f"{host}:{port}" for name, port in others.items()}}
-
-
-def _realtime(settings: Settings) -> dict[str, Any]:
-    """What the processes of the real-time processor last said of themselves, within a minute, by name."""
-    with redis.Redis.from_url(settings.redis.url.get_secret_value(), socket_timeout=2) as client:
-        said = {name.decode(): orjson.loads(words) for name, words in client.hgetall("live:processors").items()}
-    return {name: words for name, words in said.items() if words["at"] > time.time() - 60}
 
 
 def _or_error(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -25,14 +26,30 @@ def site(settings: Settings) -> dict[str, Any]:
             lambda: (
                 client.hgetall("live:site"),
                 client.zrevrange("trending:posts", 0, 9, withscores=True),
-                client.hgetall("live:processors"),
+                _processors(client),
             )
         )
     return {
         "site": {name: int(value) if value.isdecimal() else value for name, value in counts.items()},
         "trending": [{"post_id": post, "score": score} for post, score in trending],
-        "processors": {name: orjson.loads(words) for name, words in said.items()},
+        "processors": said,
     }
+
+
+def processors(settings: Settings) -> dict[str, Any]:
+    """What the processes last said of themselves, within a minute, by name.
+
+    Raises:
+        LookError: Redis does not answer.
+    """
+    with _client(settings) as client:
+        found: dict[str, Any] = _ask(lambda: _processors(client))
+        return found
+
+
+def _processors(client: Any) -> dict[str, Any]:
+    said = {name: orjson.loads(words) for name, words in client.hgetall("live:processors").items()}
+    return {name: words for name, words in said.items() if words["at"] > time.time() - 60}
 
 
 def user(settings: Settings, name: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import msgspec
 from lakehouse.alerts import Rule, matches
 from lakehouse.gold.trending_posts import HALF_LIFE, WEIGHTS
 from lakehouse.realtime.messages import Touch
-from lakehouse.realtime.state import Store
-from lakehouse.realtime.task import MINUTE, Command, Context, Outbox, Stage, Watch, tell
+from lakehouse.realtime.state import MINUTE, Store
+from lakehouse.realtime.task import Command, Context, Outbox, Stage, Watch, tell
 from lakehouse.realtime.users import INTERACTIONS, event_facts
 
 HALF_LIFE_US = HALF_LIFE // timedelta(microseconds=1)
@@ -87,8 +87,7 @@ class Posts(Stage[Touch]):
         """Events that a rule would tell a post's author of, came they before the post itself, as in a backlog."""
         self.parts = (self.posts, self.watch.standings, self.waiting)
         self.reach = self.watch.reach + HOUR
-        rules = context.alerts.rules if context.does("notifications") else ()
-        self._rules = [rule for rule in rules if rule.on == "event" and "post_author" in rule.fields]
+        self._rules = [rule for rule in context.rules("event") if "post_author" in rule.fields]
         self._trending = context.does("trending")
         self._by_minute: dict[int, dict[str, None]] = {}
         self._scores: dict[str, Score] = {}

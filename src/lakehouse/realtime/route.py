@@ -83,9 +83,8 @@ class RouteEvents(Route):
 
     def __init__(self, context: Context, partition: int) -> None:
         super().__init__(context, partition)
-        on = context.does("notifications")
-        rules = [rule for rule in context.alerts.rules if rule.on == "event"] if on else []
-        self._named = sorted({field.partition(".")[0] for rule in rules for field in rule.fields} - _CARRIED)
+        named = {field.partition(".")[0] for rule in context.rules("event") for field in rule.fields}
+        self._named = sorted(named - _CARRIED)
 
     def time_of(self, values: dict[str, Any]) -> int:
         """A record's event time."""
@@ -139,8 +138,7 @@ class RouteMetrics(Route):
 
     def __init__(self, context: Context, partition: int) -> None:
         super().__init__(context, partition)
-        rules = [rule for rule in context.alerts.rules if rule.on == "host"]
-        self._wanted = {field for rule in rules for field in rule.fields}.union(SHOWN_METRICS)
+        self._wanted = {field for rule in context.rules("host") for field in rule.fields}.union(SHOWN_METRICS)
 
     def pass_on(self, checked: Checked, offset: int, appended: int, at: int, late: bool, out: Outbox) -> None:
         """One entry, none where no metric is of interest."""

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from zlib import crc32
 
 import msgspec
+import orjson
 
 from lakehouse.alerts import Alerts, Rule, Standing, about, notification, step
 from lakehouse.realtime.messages import Batch, Event, Told, Touch
-from lakehouse.realtime.state import Change, Seen, Store
+from lakehouse.realtime.state import MINUTE, Change, Seen, Store
 from lakehouse.settings import Realtime
 
-MINUTE = 60_000_000
 POSITION = "@"
 CHUNK = 2000
 """Entries after which a task passes on what it has made, so that one batch stays far below a record's largest size."""
@@ -52,6 +52,10 @@ class Context:
     def does(self, part: str) -> bool:
         """Whether a part of the processor is on."""
         return part in self.settings.parts
+
+    def rules(self, feed: str) -> list[Rule]:
+        """The rules that a feed has; none where notifications are off."""
+        return [rule for rule in self.alerts.rules if rule.on == feed] if self.does("notifications") else []
 
 
 class Position(msgspec.Struct, array_like=True, gc=False):
@@ -277,8 +281,7 @@ class Watch:
     """
 
     def __init__(self, context: Context, feed: str) -> None:
-        on = context.does("notifications")
-        self.rules = [rule for rule in context.alerts.rules if rule.on == feed] if on else []
+        self.rules = context.rules(feed)
         self.standings = Store("standing:", Standing)
         self._standing: dict[str, set[str]] = {rule.name: set() for rule in self.rules}
         self.reach = max((rule.over // timedelta(minutes=1) for rule in self.rules), default=1)
@@ -327,6 +330,90 @@ class Watch:
                     if due:
                         told = Told(offset, end_us, subject, 0, due.document())
                         out.put("inbox", due.user_id, told)
+
+
+class Watched(Stage[Entry]):
+    """A stage that drops repeats and takes rules over the minutes of its subjects, as services and hosts are.
+
+    Args:
+        context: settings and rules.
+        partition: of its topic.
+        subject: the feed's name, which is also that of the fact that names a subject.
+        kind: the type of a subject's state; it has ``minutes``, by number since 1970.
+    """
+
+    def __init__(self, context: Context, partition: int, subject: str, kind: type[Any]) -> None:
+        super().__init__(context, partition)
+        self._subject = subject
+        self.seen = Seen(context.settings.duplicate_horizon // timedelta(microseconds=1))
+        self.subjects: Store[Any] = Store(f"{subject}:", kind)
+        self.watch = Watch(context, subject)
+        self.parts = (self.seen, self.subjects, self.watch.standings)
+        self.reach = self.watch.reach
+        self._changed: dict[str, None] = {}
+        self._ttl = int(context.settings.live_ttl.total_seconds())
+
+    def repeated(self, identity: str | None, appended: int) -> bool:
+        """Whether an entry is a repeat, which is counted; one without an identity never is."""
+        if identity is None or self.seen.first(identity, appended):
+            return False
+        self.count("duplicates")
+        return True
+
+    def facts(self, there: list[Any]) -> dict[str, Any]:
+        """What rules are told of a subject's minutes."""
+        raise NotImplementedError
+
+    def shown(self, state: Any) -> dict[str, Any] | None:
+        """The JSON of ``live:<subject>:<name>``; None where there is nothing to show."""
+        raise NotImplementedError
+
+    def standing(self) -> bool:
+        """Whether some subject is in trouble."""
+        return self.watch.any()
+
+    def close(self, minute: int, out: Outbox, offset: int) -> None:
+        """Take the rules over a minute, and forget what none looks back to."""
+        if self.watch.rules:
+            about = self._subject
+            end = (minute + 1) * MINUTE
+            self.watch.minute(end, lambda rule: self._facts(rule, minute), out, offset, lambda name: {about: name})
+        for name, state in list(self.subjects.items()):
+            kept = {m: counts for m, counts in state.minutes.items() if m > minute - self.reach}
+            if len(kept) < len(state.minutes):
+                state.minutes = kept
+                self.subjects.put(name, state)
+
+    def _facts(self, rule: Rule, minute: int) -> dict[str, dict[str, Any]]:
+        span = range(minute - rule.over // timedelta(minutes=1) + 1, minute + 1)
+        found = {}
+        for name, state in self.subjects.items():
+            there = [state.minutes[m] for m in span if m in state.minutes]
+            if there:
+                found[name] = {self._subject: name, "minute": minute * MINUTE, **self.facts(there)}
+        return found
+
+    def restored(self) -> None:
+        """Know again which minutes are open."""
+        self.watch.restored()
+        self.minutes = {minute for _, state in self.subjects.items() for minute in state.minutes}
+
+    def all_effects(self) -> None:
+        """Show every subject again."""
+        self._changed |= {name: None for name, _ in self.subjects.items()}
+
+    def effects(self, now_us: int, tick: bool) -> list[Command]:
+        """With a tick each subject that changed."""
+        if not tick:
+            return []
+        commands: list[Command] = []
+        for name in self._changed:
+            state = self.subjects.get(name)
+            words = self.shown(state) if state else None
+            if words is not None:
+                commands.append(("SET", f"live:{self._subject}:{name}", orjson.dumps(words).decode(), "EX", self._ttl))
+        self._changed.clear()
+        return commands
 
 
 def tell(rule: Rule, facts: dict[str, Any], entry: Event | Touch, out: Outbox, offset: int) -> None:

@@ -15,8 +15,8 @@ import orjson
 from lakehouse.alerts import matches
 from lakehouse.realtime.messages import Event, Touch
 from lakehouse.realtime.recommend import Recommend
-from lakehouse.realtime.state import Seen, Store
-from lakehouse.realtime.task import MINUTE, Command, Context, Outbox, Stage, tell
+from lakehouse.realtime.state import MINUTE, Seen, Store
+from lakehouse.realtime.task import Command, Context, Outbox, Stage, tell
 
 SECOND = 1_000_000
 WINDOW = 15
@@ -101,10 +101,8 @@ class Users(Stage[Event]):
         self._activity = context.does("activity")
         self._posts = context.does("trending") or context.does("recommendations") or context.does("notifications")
         self._together = context.does("recommendations")
-        on = context.does("notifications")
-        rules = [rule for rule in context.alerts.rules if rule.on == "event"] if on else []
         # A rule that names the author of a post is for the stage that knows them.
-        self._rules = [rule for rule in rules if "post_author" not in rule.fields]
+        self._rules = [rule for rule in context.rules("event") if "post_author" not in rule.fields]
         self._changed: dict[str, bool] = {}
         """Users whose keys in Redis are to be written; True: recommendations, too."""
         self._active: dict[str, int] = {}
@@ -140,7 +138,7 @@ class Users(Stage[Event]):
             user.late += 1
             self.count("late")
         else:
-            self._window(user, name, time // MINUTE, kind)
+            self._window(user, time // MINUTE, kind)
             self._session(user, time, self._steps.get(kind, 0))
         post = entry.post
         interacts = post is not None and kind in INTERACTIONS
@@ -168,7 +166,7 @@ class Users(Stage[Event]):
             if matches(rule, facts):
                 tell(rule, facts, entry, out, offset)
 
-    def _window(self, user: User, name: str, minute: int, kind: str) -> None:
+    def _window(self, user: User, minute: int, kind: str) -> None:
         here = user.minutes.get(minute)
         site = self.site.get(str(minute)) or SiteMinute()
         self.minutes.add(minute)
@@ -249,7 +247,7 @@ class Users(Stage[Event]):
                 self._active[name] = user.last
         self._changed.clear()
         if tick and self._activity:
-            commands += self._site(now_us)
+            commands += self._site()
         return commands
 
     def live(self, user: User) -> dict[str, Any]:
@@ -301,7 +299,7 @@ class Users(Stage[Event]):
             "device": user.device or "",
         }
 
-    def _site(self, now_us: int) -> list[Command]:
+    def _site(self) -> list[Command]:
         """This task's part of ``live:site`` and ``live:site:<minute>``; a script in Redis adds the parts up."""
         oldest = self.watermark - ACTIVE_US
         for name in list(self._active):
