@@ -224,10 +224,9 @@ class Posts(Stage[Touch]):
     def _all(self, as_of: int) -> list[Command]:
         now = {name: score.of(as_of) for name, score in self._scores.items() if score.at > as_of - FADED_US}
         if len(now) < len(self._scores):
+            # Only of what is shown: what a post is, its author too, must not depend on when somebody looks.
             for name in self._scores.keys() - now:
                 del self._scores[name]
-                self.posts.delete(name)
-                self.waiting.delete(name)
         best = nlargest(TOP, now.items(), key=lambda pair: pair[1])
         self._least = best[-1][1] if len(best) == TOP else 0.0
         wanted: dict[str, dict[str, float]] = {"trending:posts": {name: score for name, score in best if score > 0}}

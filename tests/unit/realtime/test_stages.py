@@ -204,3 +204,13 @@ def test_a_post_bursts_when_the_counts_of_a_batch_say_so() -> None:
         before = sum(per_minute[post, m] for m in range(minute - 64, minute - 4))
         assert here >= 20
         assert (here - before * 5 / 60) / max(before * 5 / 60, 1) ** 0.5 >= 3
+
+
+def test_what_is_shown_takes_nothing_from_what_is_known() -> None:
+    logs = fed(3, 500)
+    logs.run()
+    known = [{name: post.author for name, post in task.posts.items()} for task in logs.of("posts")]
+    for task in logs.of("posts"):
+        task.effects(START + 30 * 24 * 3600_000_000, tick=True)  # a month on, every score has faded
+    assert any(any(authors.values()) for authors in known)
+    assert [{name: post.author for name, post in task.posts.items()} for task in logs.of("posts")] == known
