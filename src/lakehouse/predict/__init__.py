@@ -1,0 +1,6 @@
+"""The champions' answers without Spark or MLflow; the same code scores while a model is evaluated."""
+
+from lakehouse.predict.published import CURRENT, Champion, PredictError, publish
+from lakehouse.predict.recommend import Neighbours
+
+__all__ = ["CURRENT", "Champion", "Neighbours", "PredictError", "publish"]
