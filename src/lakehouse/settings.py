@@ -166,6 +166,15 @@ class Realtime(_Part):
     """Route of conf/alerts.yaml -> its address, in the words of Apprise. Environment only."""
 
 
+class Mlflow(_Part):
+    """The MLflow tracking server and registry."""
+
+    uri: str | None = None
+    """Where it is, if it is not ours: as ``MLFLOW_TRACKING_URI``; a password in it comes from the environment."""
+    host: str = "127.0.0.1"
+    port: int = 5000
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -191,6 +200,7 @@ class Settings(BaseSettings):
     collect: Collect = Collect()
     api: Api = Api()
     realtime: Realtime = Realtime()
+    mlflow: Mlflow = Mlflow()
 
     @property
     def root(self) -> str:
@@ -201,6 +211,11 @@ class Settings(BaseSettings):
     def service_logs(self) -> Path:
         """The folder of log files that a local shipper follows: ``collect.logs``, or ``<home>/service-logs``."""
         return PROJECT / (self.collect.logs or self.home / "service-logs")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address."""
+        return self.mlflow.uri or f"http://{self.mlflow.host}:{self.mlflow.port}"
 
     @property
     def published(self) -> Path:

@@ -25,8 +25,8 @@ class PredictError(Exception):
     """What is published cannot be used; the message names the folder."""
 
 
-def publish(folder: Path, version: str, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a version and let it answer from now on; readers see the old one or the new one, never a part.
+def prepare(folder: Path, version: str, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Write a version beside the one that answers; nothing where it is there.
 
     Args:
         folder: of the model.
@@ -46,9 +46,46 @@ def publish(folder: Path, version: str, manifest: dict[str, Any], arrays: dict[s
         for name, array in arrays.items():
             np.save(made / f"{name}.npy", array, allow_pickle=False)
         made.rename(folder / version)
+
+
+def switch(folder: Path, version: str) -> None:
+    """Let a version answer from now on; readers see the one before or this one, never a part.
+
+    Raises:
+        PredictError: it is not there.
+    """
+    if not (folder / version / "manifest.json").exists():
+        raise PredictError(f"{folder / version} is not there: publish it again")
     pointer = folder / f".{CURRENT}.{os.getpid()}"
     pointer.write_text(version)
     pointer.replace(folder / CURRENT)
+
+
+def current(folder: Path) -> str | None:
+    """The version that answers; None before the first."""
+    try:
+        return (folder / CURRENT).read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def publish(folder: Path, version: str, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """:func:`prepare` and :func:`switch`."""
+    prepare(folder, version, manifest, arrays)
+    switch(folder, version)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The manifest and the arrays, by name and mapped, in one version's folder.
+
+    Raises:
+        PredictError: it is not there, or not whole.
+    """
+    try:
+        manifest = orjson.loads((folder / "manifest.json").read_bytes())
+        return manifest, {file.stem: np.load(file, mmap_mode="r") for file in sorted(folder.glob("*.npy"))}
+    except (OSError, ValueError) as error:
+        raise PredictError(f"{folder} cannot be read ({error}): publish it again") from None
 
 
 class Champion(Generic[_Model]):
@@ -70,17 +107,14 @@ class Champion(Generic[_Model]):
         Raises:
             PredictError: what ``CURRENT`` names is not there or not whole; the version before goes on answering.
         """
-        try:
-            version = (self._folder / CURRENT).read_text().strip()
-        except FileNotFoundError:
+        version = current(self._folder)
+        if version is None:
             return None
         if version != self._version:
             self._version = version
-            read = self._folder / version
+            manifest, arrays = read(self._folder / version)
             try:
-                manifest = orjson.loads((read / "manifest.json").read_bytes())
-                arrays = {file.stem: np.load(file, mmap_mode="r") for file in read.glob("*.npy")}
                 self._answers = self._make(manifest, arrays)
-            except (OSError, ValueError, KeyError) as error:
-                raise PredictError(f"{read} cannot be read ({error}): publish it again") from None
+            except (ValueError, KeyError) as error:
+                raise PredictError(f"{self._folder / version} is no such model ({error!r}): publish it again") from None
         return self._answers
