@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
 from models.gate import faults, judge
-from models.kinds import Kind, kind
+from models.kinds import kind
 from models.registry import CHALLENGER, Decision, Registry
 from models.trained import Measured, ModelError
 
@@ -70,13 +70,12 @@ def assess(settings: Settings, model: str, version: str, spark: Any, now: dateti
     until = None
     if answering:
         champion = registry.read(model, answering.version)
-        rival, name, until = one.measure(one.answers(champion.manifest, champion.arrays), held), "champion", champion.until
+        rival = one.measure(one.answers(champion.manifest, champion.arrays), held)
+        name, until = "champion", champion.until
     else:
         rival, name = one.baseline(held), "baseline"
     drift = one.drift(candidate.reference, spark, settings, now)
-    reasons = judge(
-        one.bounds, measured, rival, name, candidate.until, until, candidate.signature, drift, now
-    )
+    reasons = judge(one.bounds, measured, rival, name, candidate.until, until, candidate.signature, drift, now)
     return Verdict(model, version, tuple(reasons), measured, rival, name)
 
 

@@ -207,9 +207,7 @@ class Registry:
                 **decision.__dict__, "id": uuid.uuid4().hex, "reasons": list(reasons),
                 "measured": orjson.dumps(measured or {}).decode(), "data": sorted((data or {}).items()),
             }  # fmt: skip
-            batch.append(
-                self.settings, promotions.TABLE, pa.Table.from_pylist([row], schema=promotions.TABLE.arrow)
-            )
+            batch.append(self.settings, promotions.TABLE, pa.Table.from_pylist([row], schema=promotions.TABLE.arrow))
             self.settle(model)
             return decision
 
@@ -235,8 +233,8 @@ def decisions(settings: Settings, model: str) -> list[Decision]:
     rows = (
         Lake(settings)
         .query(
-            "select model, version, action, previous, who, why, reasons, decided_at from ops.promotions where model = ? "
-            "order by decided_at desc",
+            "select model, version, action, previous, who, why, reasons, decided_at from ops.promotions "
+            "where model = ? order by decided_at desc",
             [model],
         )
         .fetchall()

@@ -4,9 +4,7 @@ from lakehouse.tables import Table, columns
 
 TABLE = Table(
     "gold.anomalies",
-    columns(
-        "series string, time timestamp, value double, expected double, score double, model_version string"
-    ),
+    columns("series string, time timestamp, value double, expected double, score double, model_version string"),
     key=("series", "time"),
     order=("time", "series"),
 )

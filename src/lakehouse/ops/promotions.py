@@ -13,4 +13,4 @@ TABLE = Table(
 )
 """``action`` is ``promoted``, ``rolled back`` or ``refused``, ``previous`` the version that answered until then,
 ``reasons`` the gate's, ``measured`` its figures (JSON), ``data`` the Delta versions that the model was trained on. The
-newest row of a model that is no refusal says which version answers, and so which one answered a prediction at a time."""
+newest row of a model that is no refusal says which version answers, and the rows which one did at any time."""
