@@ -46,7 +46,7 @@ class Verbs(TyperGroup):
 def one_line(error: Exception) -> str:
     """An error as one line: our own ones say what to do, of others the type is told too."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if type(error).__module__.partition(".")[0] in ("lakehouse", "serving"):
+    if type(error).__module__.partition(".")[0] in ("lakehouse", "serving", "models"):
         return text
     return f"{type(error).__name__}: {text[:500]} (`lakehouse --debug ...` shows where)"
 
@@ -694,6 +694,108 @@ def _print_facts(found: dict[str, Any]) -> None:
 
     for name, value in found.items():
         typer.echo(f"{name.replace('_', ' '):<20} {text(value)}")
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="recommender, anomaly or trend.")]
+Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
+Why = Annotated[str, typer.Option(help="Why; on record.")]
+
+
+@contextmanager
+def _models(app_name: str) -> Iterator[tuple[Settings, Any]]:
+    """Settings and a Spark session for a verb of models; threads of clients do not outlive it."""
+    settings = _settings()
+    _java_home(settings)
+    _from_checkout()
+    from lakehouse.session import spark_session
+
+    spark = spark_session(settings, app_name)
+    try:
+        yield settings, spark
+    finally:
+        spark.stop()
+
+
+@app.command()
+def train(model: Model, as_json: Json = False) -> None:
+    """Train a model on the tables as they are now; the new version is MLflow's @challenger."""
+    with _steps(f"training {model}"), _models(f"train-{model}") as (settings, spark):
+        from models.lifecycle import train
+
+        version, measured = train(settings, model, spark)
+    found = {"model": model, "version": version, **measured.json()}
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def promote(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version [@challenger].")] = None,
+    who: Who = None,
+    why: Why = "",
+    as_json: Json = False,
+) -> None:
+    """Let a version answer, if the gate lets it; exit code 3 where it is refused. Decisions are in ops.promotions."""
+    with _steps(f"judging {model}"), _models(f"promote-{model}") as (settings, spark):
+        from models.lifecycle import promote
+
+        decision = promote(settings, model, spark, who or _user(), why, version)
+    _print_decision(decision, as_json)
+    if decision.reasons:
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def rollback(model: Model, who: Who = None, why: Why = "", as_json: Json = False) -> None:
+    """Let the version answer again that did before the one that does."""
+    _from_checkout()
+    from models.lifecycle import rollback
+
+    _print_decision(rollback(_settings(), model, who or _user(), why), as_json)
+
+
+@app.command()
+def score(model: Model, as_json: Json = False) -> None:
+    """Write what a model's champion says now: gold.recommendations, gold.anomalies or gold.forecasts, and their store."""
+    with _steps(f"scoring by {model}"), _models(f"score-{model}") as (settings, spark):
+        from models.scoring import score
+
+        found = score(settings, model, spark)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def evaluate(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="recommender, anomaly, logs or trend.")],
+    data: Annotated[Path, typer.Option(help="A published data set as it is distributed: file or folder.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every prediction there, as CSV.")] = None,
+    split: Annotated[Path | None, typer.Option(help="Of recommender: the test part, in the layout of the data.")] = None,
+) -> None:
+    """Run the product's own models over a published benchmark, and print its published metrics as JSON."""
+    _from_checkout()
+    from models.benchmarks import evaluate
+
+    with _steps(f"evaluating {what}"):
+        found = evaluate(what, data, out, split)
+    _print_json(found)
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _print_decision(decision: Any, as_json: bool) -> None:
+    found = {**decision.__dict__, "reasons": list(decision.reasons)}
+    if as_json:
+        _print_json(found)
+        return
+    typer.echo(f"{decision.model} {decision.version}: {decision.action}")
+    for reason in decision.reasons:
+        typer.echo(f"  {reason}")
 
 
 # --- trying it -----------------------------------------------------------------------------------------------------
