@@ -34,6 +34,8 @@ FLATTEN = 0.4
 """Power of the items' own counts by which counts are divided on both sides before the low-pass filter."""
 WINDOWS = (300.0, 3600.0, 86400.0)
 """Lengths of a short basket that are tried, in seconds."""
+PASSED = 1.5
+"""What the low-pass filter's weights count for, as a share of the autoencoder's; both by the root of their squares."""
 RANKS = (8, 16, 32, 64, 128)
 RIDGES = (62.5, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 SEARCHED = 2000
@@ -79,9 +81,15 @@ def baskets(x: Interactions, window: float) -> Any:
 
 
 def autoencoder(basket: Any, ridge: float) -> Matrix:
-    """EASE: the weights (items, items), none of an item for itself, that best give back each basket from its rest."""
+    """EASE: the weights (items, items), none of an item for itself, that best give back each basket from its rest.
+
+    The ridge of an item is in proportion to the root of its count, ``ridge`` for the mean count: between EASE, where it
+    is the same for all, and EDLAE, where it is in proportion to the count (Steck, Autoencoders that don't overfit
+    towards the Identity, NeurIPS 2020).
+    """
     counts = (basket.T @ basket).toarray()
-    counts[np.diag_indices_from(counts)] += ridge
+    own = np.diag(counts)
+    counts[np.diag_indices_from(counts)] += ridge * np.sqrt(np.maximum(own, 1e-6) / own.mean())
     lower, _ = linalg.lapack.spotri(linalg.lapack.spotrf(counts, lower=True)[0], lower=True)
     inverse = np.tril(lower) + np.tril(lower, -1).T
     weights: Matrix = -inverse / np.diag(inverse)
@@ -90,24 +98,28 @@ def autoencoder(basket: Any, ridge: float) -> Matrix:
 
 
 def low_pass(basket: Any, rank: int) -> tuple[Matrix, Matrix]:
-    """Factors (items, rank) whose product, left with right, is the filter's weights; the leading ones come first."""
+    """Factors (items, about 1.5 rank) whose product, left with right, is the filter's weights.
+
+    Eigenvectors pass whole up to half the rank, then less and less, by a half at the rank, and none from 1.5 of it on.
+    """
     items = basket.shape[1]
+    gain = np.clip(1.5 - (np.arange(min(rank * 3 // 2, items)) + 0.5) / rank, 0, 1).astype(np.float32)
     flat = np.maximum(np.asarray(basket.multiply(basket).sum(0)).ravel(), 1e-6) ** np.float32(FLATTEN)
     flattened = (basket @ sparse.diags(1 / flat)).tocsr()
-    if 2 * rank < items:
+    if 2 * len(gain) < items:
         counts = LinearOperator((items, items), lambda v: flattened.T @ (flattened @ v), dtype=np.float32)
-        values, vectors = eigsh(counts, rank, v0=np.ones(items, dtype=np.float32))  # a start: the same data, same model
+        values, vectors = eigsh(counts, len(gain), v0=np.ones(items, dtype=np.float32))  # one start: one model
     else:
         values, vectors = np.linalg.eigh((flattened.T @ flattened).toarray())
-    vectors = vectors[:, np.argsort(-values)[:rank]]
-    return vectors / flat[:, None], vectors * flat[:, None]
+    vectors = vectors[:, np.argsort(-values)[: len(gain)]]
+    return gain * vectors / flat[:, None], vectors * flat[:, None]
 
 
-def as_strong(weights: Matrix, left: Matrix, right: Matrix) -> float:
-    """The factor by which ``left`` times ``right`` has, off the diagonal, the sum of squares of ``weights``."""
+def share(weights: Matrix, left: Matrix, right: Matrix) -> np.float32:
+    """What ``left`` times ``right`` is to be multiplied by, so that it counts, off the diagonal, PASSED to 1."""
     own = (left * right).sum(1)
     squares = ((left.T @ left) * (right.T @ right)).sum() - (own**2).sum()
-    return float(np.linalg.norm(weights) / np.sqrt(max(squares, 1e-12)))
+    return np.float32(PASSED * np.linalg.norm(weights) / np.sqrt(max(squares, 1e-12)))
 
 
 def choose(x: Interactions, seed: int = 0) -> Choice:
@@ -124,15 +136,15 @@ def choose(x: Interactions, seed: int = 0) -> Choice:
 
     counted = cache(lambda window: baskets(train, window))
     shallow = cache(lambda window, ridge: autoencoder(counted(window), ridge))
-    filtered = cache(lambda window: low_pass(counted(window), RANKS[-1]))
+    filtered = cache(lambda window, rank: low_pass(counted(window), rank))
 
     @cache
     def worth(choice: Choice) -> NDArray[np.float64]:
         weights = shallow(choice.window, choice.ridge)
-        left, right = (factor[:, : choice.rank] for factor in filtered(choice.window))
+        left, right = filtered(choice.window, choice.rank)
         pure = left @ right.T
         np.fill_diagonal(pure, 0)
-        scores = history @ (weights + as_strong(weights, left, right) * pure)
+        scores = history @ (weights + share(weights, left, right) * pure)
         scores[seen] = -np.inf
         return ndcg(scores, truth)
 
@@ -169,7 +181,7 @@ def fit(
     basket = baskets(x, choice.window)
     weights = autoencoder(basket[:, :HEAD], choice.ridge)
     left, right = low_pass(basket, choice.rank)
-    left = left * np.float32(as_strong(weights, left[:HEAD], right[:HEAD]))
+    left = left * share(weights, left[:HEAD], right[:HEAD])
     manifest = {"kind": "linear", "items": x.items, "decay": decay, "chosen": asdict(choice)}
     return manifest, strongest(left, right, keep, weights)
 
