@@ -83,6 +83,8 @@ class Stream(_Part):
     fanout_trigger: timedelta = timedelta(seconds=20)
     max_records_per_batch: int = 100_000
     stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
+    detect: bool = True
+    """Whether the stream looks for anomalies in gold's minutes."""
     duplicate_horizon: timedelta = timedelta(days=7)
     restarts: int = 5
     stall_after: timedelta = timedelta(minutes=2)
