@@ -54,9 +54,7 @@ def stability(then: Mapping[str, Any], frame: DataFrame, features: Mapping[str, 
     return {
         name: sum(
             (b - a) * math.log(b / a)
-            for a, b in (
-                (max(x, _FLOOR), max(y, _FLOOR)) for x, y in zip(then[name]["shares"], now[name], strict=True)
-            )
+            for a, b in ((max(x, _FLOOR), max(y, _FLOOR)) for x, y in zip(then[name]["shares"], now[name], strict=True))
         )
         for name in wanted
     }
@@ -86,5 +84,3 @@ def _conditions(value: Column, feature: Mapping[str, Any]) -> list[Column]:
         return [value.isNotNull()]
     within = [(value > low) & (value <= high) for low, high in zip(edges, edges[1:], strict=False)]
     return [value <= edges[0], *within, value > edges[-1]]
-
-

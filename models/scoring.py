@@ -35,7 +35,9 @@ def score(settings: Settings, model: str, spark: Any, now: datetime | None = Non
     folder = settings.published / model
     version = predict.current(folder)
     if version is None:
-        raise ModelError(f"no version of {model} answers yet: `lakehouse train {model}`, then `lakehouse promote {model}`")
+        raise ModelError(
+            f"no version of {model} answers yet: `lakehouse train {model}`, then `lakehouse promote {model}`"
+        )
     if model == "recommender":
         return {"model": model, "version": version, **_recommendations(settings, spark, folder / version, now)}
     if model == "trend":
@@ -75,7 +77,9 @@ def _recommendations(settings: Settings, spark: Any, version: Path, now: datetim
     client: MongoClient[dict[str, Any]] = MongoClient(settings.mongo.uri.get_secret_value())
     with client:
         # Who is no longer in the snapshot; a time in BSON has milliseconds.
-        gone = client[settings.mongo.database]["recommendations"].delete_many({"at": {"$lt": now - timedelta(seconds=1)}})
+        gone = client[settings.mongo.database]["recommendations"].delete_many(
+            {"at": {"$lt": now - timedelta(seconds=1)}}
+        )
     return {"users": users, "no_longer": gone.deleted_count}
 
 

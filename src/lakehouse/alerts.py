@@ -458,7 +458,9 @@ def _rule(entry: Any, number: int) -> Rule:
     if not isinstance(on, str) or on not in FEEDS:
         raise ValueError(f"{where}: on is one of {', '.join(FEEDS)}, not {on!r}")
     if of_event and (wrong := [key for key in _STATE_ONLY if key in said]):
-        raise ValueError(f"{where}: {wrong[0]} is not for rules on {on}, which know no minutes before: remove it")
+        raise ValueError(
+            f"{where}: {wrong[0]} is not for rules on events and anomalies, which know no minutes: remove it"
+        )
     severity = said.get("severity", "info")
     if severity not in _SEVERITIES:
         raise ValueError(f"{where}: severity is one of {', '.join(_SEVERITIES)}, not {severity!r}")

@@ -771,7 +771,9 @@ def evaluate(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="recommender, anomaly, logs or trend.")],
     data: Annotated[Path, typer.Option(help="A published data set as it is distributed: file or folder.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every prediction there, as CSV.")] = None,
-    split: Annotated[Path | None, typer.Option(help="Of recommender: the test part, in the layout of the data.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="Of recommender: the test part, in the layout of the data.")
+    ] = None,
 ) -> None:
     """Run the product's own models over a published benchmark, and print its published metrics as JSON."""
     _from_checkout()

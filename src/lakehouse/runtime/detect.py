@@ -44,7 +44,7 @@ UNTRAINED = "untrained"
 RECENT = 720
 """Minutes of a series that are kept, for the detector of another version to learn from."""
 MINUTE_S = 60
-_FOUND = f"{anomalies.TABLE.schema.simpleString()[len('struct<'):-1].replace(':', ' ')}, begins boolean"
+_FOUND = f"{anomalies.TABLE.schema.simpleString()[len('struct<') : -1].replace(':', ' ')}, begins boolean"
 _log = logging.getLogger("lakehouse.anomalies")
 
 
@@ -55,9 +55,9 @@ def values(changes: DataFrame) -> DataFrame:
         "window_start timestamp, service string, host string, metric string, avg double, requests double, "
         "error_rate double, p95_ms double",
     )
-    read = changes.where(
-        F.col("table").isin("gold.service_health_minute", "gold.host_utilization_minute")
-    ).select("seq", row.alias("row"))
+    read = changes.where(F.col("table").isin("gold.service_health_minute", "gold.host_utilization_minute")).select(
+        "seq", row.alias("row")
+    )
     service = F.array(
         *[
             F.struct(F.concat(F.lit("service/"), "row.service", F.lit(f"/{name}")), F.col(f"row.{name}"))
@@ -146,9 +146,7 @@ MINUTES = Tuning(rest=15)
 """For minutes of a service, where an alarm is to come again when trouble does."""
 
 
-def judge(
-    key: tuple[str], parts: Iterable[pd.DataFrame], state: GroupState, folder: Path
-) -> Iterator[pd.DataFrame]:
+def judge(key: tuple[str], parts: Iterable[pd.DataFrame], state: GroupState, folder: Path) -> Iterator[pd.DataFrame]:
     """The stateful function of one series; rows of gold.anomalies with ``begins``, whether an incident does."""
     known: Series = pickle.loads(state.get[0]) if state.exists else Series()
     version, parameters = champion(folder)
