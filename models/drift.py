@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -82,5 +83,5 @@ def _conditions(value: Column, feature: Mapping[str, Any]) -> list[Column]:
     edges = feature["edges"]
     if not edges:
         return [value.isNotNull()]
-    within = [(value > low) & (value <= high) for low, high in zip(edges, edges[1:], strict=False)]
+    within = [(value > low) & (value <= high) for low, high in pairwise(edges)]
     return [value <= edges[0], *within, value > edges[-1]]
