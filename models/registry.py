@@ -74,7 +74,7 @@ class Decision:
     decided_at: datetime
 
 
-class Answers(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Answers(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
     """A version for those who work in MLflow: ``mlflow.pyfunc.load_model("models:/recommender@champion")``.
 
     It answers a table of inputs with a table of outputs, as the signature says, with the code of ``lakehouse.predict``.
@@ -239,4 +239,7 @@ def decisions(settings: Settings, model: str) -> list[Decision]:
         )
         .fetchall()
     )
-    return [Decision(*row[:6], tuple(row[6] or ()), row[7]) for row in rows]
+    return [
+        Decision(model, version, action, previous, who, why, tuple(reasons or ()), at)
+        for model, version, action, previous, who, why, reasons, at in rows
+    ]

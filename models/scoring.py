@@ -97,7 +97,8 @@ def recommended(events: DataFrame, version: Path, now: datetime) -> DataFrame:
     )
     active = history.where(F.col("last") >= F.lit((now - ACTIVE).timestamp()))
     answer = partial(_answer, version=version, at=now)
-    return active.select("user_id", "past.item_id").mapInPandas(answer, recommendations.TABLE.schema)
+    found: DataFrame = active.select("user_id", "past.item_id").mapInPandas(answer, recommendations.TABLE.schema)
+    return found
 
 
 def _answer(parts: Iterator[pd.DataFrame], version: Path, at: datetime) -> Iterator[pd.DataFrame]:

@@ -758,7 +758,7 @@ def rollback(model: Model, who: Who = None, why: Why = "", as_json: Json = False
 
 @app.command()
 def score(model: Model, as_json: Json = False) -> None:
-    """Write what a model's champion says now: gold.recommendations, gold.anomalies or gold.forecasts, and their store."""
+    """Write what a champion says now: gold.recommendations, gold.anomalies or gold.forecasts, and their store."""
     with _steps(f"scoring by {model}"), _models(f"score-{model}") as (settings, spark):
         from models.scoring import score
 
@@ -771,9 +771,7 @@ def evaluate(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="recommender, anomaly, logs or trend.")],
     data: Annotated[Path, typer.Option(help="A published data set as it is distributed: file or folder.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every prediction there, as CSV.")] = None,
-    split: Annotated[
-        Path | None, typer.Option(help="Of recommender: the test part, in the layout of the data.")
-    ] = None,
+    split: Annotated[Path | None, typer.Option(help="Of recommender: the test part, laid out as the data.")] = None,
 ) -> None:
     """Run the product's own models over a published benchmark, and print its published metrics as JSON."""
     _from_checkout()

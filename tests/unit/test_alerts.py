@@ -307,7 +307,7 @@ HOST = "name: n, on: host, when: {logs: 1}, to: ops, text: t"
         (EVENT + ", colour: red", "rule 'n': 'colour' is not known; there is .*again_after"),
         (
             EVENT.replace("event,", "gold.anomalies,"),
-            "rule 'n': on is one of event, post, service, host, anomaly, not 'gold",
+            "rule 'n': on is one of event, .*, anomaly, not 'gold",
         ),
         (EVENT.replace("event,", "[event],"), "rule 'n': on is one of"),
         (EVENT.replace("{event_type: like}", "{}"), "rule 'n': when: needs at least one condition"),

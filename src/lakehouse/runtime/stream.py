@@ -233,7 +233,7 @@ class Stream:
 
 
 class Follower:
-    """A query that follows the tables, a store's or the detector's: started again with growing pauses while it fails."""
+    """A query that follows the tables, a store's or the detector's; while it fails, started again ever more slowly."""
 
     FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 

@@ -22,7 +22,7 @@ INDICES = {anomalies.TABLE.name: es.ANOMALIES, forecasts.TABLE.name: es.FORECAST
 
 
 def put(settings: Settings, table: Table, rows: pa.Table) -> int:
-    """Let rows of ``gold.anomalies`` or ``gold.forecasts`` be those of their keys, also in Elasticsearch; the version."""
+    """Let rows of gold.anomalies or gold.forecasts be those of their keys, in Elasticsearch too; the version."""
     version = batch.upsert(settings, table, rows)
     sink = es.ElasticsearchSink(settings)
     sink.prepare()

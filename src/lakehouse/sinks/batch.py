@@ -60,4 +60,4 @@ def _opened(settings: Settings, table: Table) -> DeltaTable:
 
 def _version(handle: DeltaTable) -> int:
     handle.update_incremental()
-    return handle.version()
+    return int(handle.version())
