@@ -60,7 +60,8 @@ class Neighbours:
         if weights is not None:
             counts *= np.asarray(weights, dtype=np.float64)[at]
         near = self._neighbours[known] + 1  # 0 is now "there is none"
-        scores = np.bincount(near.ravel(), (self._weights[known] * counts[:, None]).ravel(), len(self._items) + 1)[1:]
+        shares = (self._weights[known] * counts[:, None]).ravel()
+        scores: NDArray[Any] = np.bincount(near.ravel(), shares, len(self._items) + 1)[1:]
         answered = np.zeros(len(self._items) + 1, dtype=bool)
         answered[near] = True
         answered = answered[1:]
@@ -71,7 +72,7 @@ class Neighbours:
             best = best[self._diverse(best, scores[best], n, diversity)]
         return [(self._items[item], float(scores[item])) for item in best]
 
-    def _diverse(self, items: NDArray[np.intp], scores: NDArray[np.float64], n: int, diversity: float) -> list[int]:
+    def _diverse(self, items: NDArray[np.intp], scores: NDArray[Any], n: int, diversity: float) -> list[int]:
         """Places of ``n`` of the items by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
 
         Relevance is the score and likeness the weight of a pair, each as a share of the greatest here.
@@ -94,7 +95,7 @@ class Neighbours:
         return chosen
 
 
-def _best(scores: NDArray[np.float64], n: int) -> NDArray[np.intp]:
+def _best(scores: NDArray[Any], n: int) -> NDArray[np.intp]:
     """Places of the ``n`` greatest, best first, the first of equals first."""
     if n < len(scores):
         floor = np.partition(scores, len(scores) - n)[len(scores) - n]
