@@ -47,12 +47,12 @@ def read(data: Path) -> Iterator[Series]:
         name = f"{path.parent.name}/{path.name}"
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        times = np.array([row["timestamp"] for row in rows], "datetime64[us]")
-        windows = [
-            tuple(int(np.flatnonzero(times == np.datetime64(edge, "us"))[0]) for edge in window)
-            for window in labels.get(name, [])
-        ]
-        yield Series(name, [row["timestamp"] for row in rows], [row["value"] for row in rows], sorted(windows))
+        series = Series(name, [row["timestamp"] for row in rows], [row["value"] for row in rows], [])
+        for window in labels.get(name, []):
+            first, last = np.array(window, "datetime64[us]").astype(np.int64) / 1e6
+            inside = np.flatnonzero((series.times >= first) & (series.times <= last))
+            series.windows.append((int(inside[0]), int(inside[-1])))
+        yield series
 
 
 def profiles(data: Path) -> dict[str, Cost]:
@@ -86,6 +86,9 @@ def curve(
 
     `found` has every file with its records' anomaly scores. A record is a detection when its score is the threshold or
     more, so the first result, at infinity, is the null detector's: 0.
+
+    Raises:
+        ValueError: no file has a window; then there is nothing to score.
     """
     thresholds, gains = [np.array([np.inf])], [np.array([0.0])]
     missed, perfect = 0.0, 0.0
@@ -103,6 +106,8 @@ def curve(
             thresholds.append(anomaly[inside])
             gains.append(np.diff(best))
             missed += cost["fnWeight"] * bool(len(inside))
+    if not perfect:
+        raise ValueError("the files have no labelled window")
     threshold, gain = np.concatenate(thresholds), np.concatenate(gains)
     order = np.argsort(-threshold, kind="stable")
     threshold, raw = threshold[order], np.cumsum(gain[order])

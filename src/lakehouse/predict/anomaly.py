@@ -35,7 +35,8 @@ _SEASON_GAIN = 0.1  # what a new record moves its hour's mean by, when the hour 
 _WINSOR = 10  # one value can widen the limits by no more than this many times
 _HALF = 0.1  # the excess, in distances between the limits, that has the score 0.5
 _DOUBT = 100.0  # records: an excess counts half when the limits are this old
-_BIGGEST = 1e100  # squares of it are still numbers
+BIGGEST = 1e100
+"""What is beyond is taken for this; its square is still a number."""
 
 # The state, one vector: three numbers, then blocks.
 _COUNT, _TIME, _QUIET = 0, 1, 2  # records learnt, the last one's time, the record until which alarms rest
@@ -101,7 +102,7 @@ def _step(
         return 0.0, expected, False
 
     low, high = state[_LOW], state[_HIGH]
-    x = min(max(value, -_BIGGEST), _BIGGEST)
+    x = min(max(value, -BIGGEST), BIGGEST)
     if count >= warm and high > low:
         x = min(max(x, low - _WINSOR * (high - low)), high + _WINSOR * (high - low))
     count += 1
