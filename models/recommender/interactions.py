@@ -17,7 +17,7 @@ WORTH = {"view": 1.0, "like": 3.0, "comment": 4.0, "bookmark": 4.0, "share": 5.0
 """What an event tells of a user's interest, in views: more where it costs the user more; a judgement, not measured."""
 HALF_LIFE = timedelta(days=30)
 """Age at which an event counts half."""
-_MICROS = {"spark": "unix_micros", "duckdb": "epoch_us"}
+MICROS = {"spark": "unix_micros", "duckdb": "epoch_us"}
 
 
 def interactions(user_events: DataFrame, now: datetime, half_life: timedelta = HALF_LIFE) -> DataFrame:
@@ -54,7 +54,7 @@ def _sql(source: str, now: datetime, half_life: timedelta, engine: str) -> str:
     known = ", ".join(f"{kind}_at" for kind in WORTH)
     return f"""
         with events as (
-            select user_id, post_id as item_id, event_type, {_MICROS[engine]}(occurred_at) as micros from {source}
+            select user_id, post_id as item_id, event_type, {MICROS[engine]}(occurred_at) as micros from {source}
         ), newest as (
             select user_id, item_id, {newest} from events
             where item_id is not null and micros <= {micros} group by user_id, item_id

@@ -17,9 +17,10 @@ from lakehouse.predict import Neighbours
 from lakehouse.settings import Settings
 from models import drift
 from models.gate import Bounds
-from models.recommender import linear
-from models.recommender.interactions import Interactions, interactions
+from models.recommender import als, linear
+from models.recommender.interactions import interactions
 from models.recommender.metrics import K, measure
+from models.recommender.train import train
 from models.trained import Arrays, Measured, ModelError, Trained
 
 HELD_SHARE, HELD_MOST = 0.1, timedelta(days=1)
@@ -53,24 +54,21 @@ class Recommender:
         events = _events(spark, settings, versions)
         cut = _cut(events)
         before = events.where(F.col("occurred_at") < F.lit(cut))
-        x = Interactions.of(_pandas(interactions(before, cut)))
-        if len(x.users) < 2 or len(x.items) < 2:
-            raise ModelError("there are no two users and posts to learn from: `lakehouse simulate` makes some")
-        manifest, arrays = linear.fit(x)
+        manifest, arrays = train(before, cut.astimezone(UTC))
         model = Neighbours({**manifest, "version": "candidate"}, arrays)
-        inputs = pd.DataFrame({"history": [x.items[:2]], "n": [K]})
+        inputs = pd.DataFrame({"history": [manifest["items"][:2]], "n": [K]})
         return Trained(
             "recommender", manifest, arrays,
-            {"method": manifest["kind"], **manifest["chosen"], "users": len(x.users), "posts": len(x.items)},
+            {"method": manifest["kind"], **manifest["chosen"], "posts": len(manifest["items"])},
             dict(versions), cut.astimezone(UTC), inputs, self.call(model, inputs), drift.reference(before, FEATURES),
-            words=(linear.__doc__ or "").strip(),
+            words=((linear if manifest["kind"] == "linear" else als).__doc__ or "").strip(),
         )  # fmt: skip
 
     def hold_out(self, spark: Any, settings: Settings, versions: Mapping[str, int], now: datetime) -> Held:
         """Users that turned to something new in the held-out time."""
         events = _events(spark, settings, versions)
         cut = _cut(events)
-        past = interactions(events.where(F.col("occurred_at") < F.lit(cut)), cut)
+        past = interactions(events.where(F.col("occurred_at") < F.lit(cut)), cut.astimezone(UTC))
         future = interactions(events.where(F.col("occurred_at") >= F.lit(cut)), now)
         new = future.join(past, ["user_id", "item_id"], "left_anti")
         relevant = new.groupBy("user_id").agg(F.collect_set("item_id").alias("relevant"))

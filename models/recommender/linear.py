@@ -196,6 +196,19 @@ def fit(
     return manifest, strongest(left, right, keep, weights)
 
 
+def tastes(
+    x: Interactions, rank: int, keep: int = KEEP, decay: float = 1.0
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The same by the low-pass filter of whole baskets alone: tastes without what was looked at one after the other.
+
+    For those who add what is looked at now themselves (``recency.py``).
+    """
+    x = x.of_items(x.popular())
+    left, right = low_pass(baskets(x, 0.0), rank)
+    manifest = {"kind": "tastes", "items": x.items, "decay": decay, "chosen": {"rank": rank}}
+    return manifest, strongest(left, right, keep)
+
+
 def strongest(left: Matrix, right: Matrix, keep: int, head: Matrix | None = None) -> dict[str, NDArray[Any]]:
     """The arrays ``neighbours`` and ``weights`` (items, keep) of the matrix ``left`` times ``right``, none on itself.
 

@@ -24,6 +24,10 @@ class Neighbours:
     what an item of a history counts for the one after it. An item's score is the sum of the weights that it has in the
     rows of the history: the item-based method of Sarwar et al. (WWW 2001), which every linear autoencoder shares
     (Steck, WWW 2019). A user needs no training: the history is all that is known of one.
+
+    Where attention moves on, two arrays (items,) more bring in what is looked at now: ``attention``, and ``usual``, the
+    mean of the items' scores over users, each user's of length 1. An item's score is then its attention times its lift,
+    how much more than usual it has to do with the history: taste and news are independent parts of a probability.
     """
 
     def __init__(self, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -32,8 +36,11 @@ class Neighbours:
         self._decay = float(manifest.get("decay", HISTORY_DECAY))
         self._index = {item: number for number, item in enumerate(self._items)}
         self._neighbours, self._weights = arrays["neighbours"], arrays["weights"]
-        if not len(self._items) == len(self._neighbours) == len(self._weights):
-            raise PredictError(f"version {self.version}: items, neighbours and weights differ in number")
+        self._attention, self._usual = arrays.get("attention"), arrays.get("usual")
+        given = [one for one in (self._attention, self._usual) if one is not None]
+        sizes = {len(one) for one in (self._items, self._neighbours, self._weights, *given)}
+        if len(sizes) != 1 or len(given) == 1:
+            raise PredictError(f"version {self.version}: items and arrays differ in number")
 
     def top(
         self,
@@ -52,9 +59,27 @@ class Neighbours:
             weights: how much each item of the history counts, beside the decay; all the same if not given.
             diversity: from 0, by score alone, to 1, by difference from what stands above alone.
         """
-        places = [(self._index[item], at) for at, item in enumerate(history) if item in self._index]
-        if not places or n <= 0:
+        found = self.scores(history, weights)
+        if found is None or n <= 0:
             return []
+        scores, answered = found
+        if self._attention is not None and self._usual is not None:
+            scores = self._attention * lift(scores, self._usual)
+            answered[:] = True
+        answered[[self._index[item] for item in exclude if item in self._index]] = False
+        items = np.flatnonzero(answered)
+        best = items[_best(scores[items], n * POOL if diversity else n)]
+        if diversity:
+            best = best[self._diverse(best, scores[best], n, diversity)]
+        return [(self._items[item], float(scores[item])) for item in best]
+
+    def scores(
+        self, history: Sequence[str], weights: Sequence[float] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+        """(items,) the sums of weights, and which items have any; None where no item of the history is known."""
+        places = [(self._index[item], at) for at, item in enumerate(history) if item in self._index]
+        if not places:
+            return None
         known, at = np.array(places).T
         counts = self._decay ** np.arange(len(known) - 1, -1, -1, dtype=np.float64)
         if weights is not None:
@@ -64,13 +89,7 @@ class Neighbours:
         scores: NDArray[Any] = np.bincount(near.ravel(), shares, len(self._items) + 1)[1:]
         answered = np.zeros(len(self._items) + 1, dtype=bool)
         answered[near] = True
-        answered = answered[1:]
-        answered[[self._index[item] for item in exclude if item in self._index]] = False
-        items = np.flatnonzero(answered)
-        best = items[_best(scores[items], n * POOL if diversity else n)]
-        if diversity:
-            best = best[self._diverse(best, scores[best], n, diversity)]
-        return [(self._items[item], float(scores[item])) for item in best]
+        return scores, answered[1:]
 
     def _diverse(self, items: NDArray[np.intp], scores: NDArray[Any], n: int, diversity: float) -> list[int]:
         """Places of ``n`` of the items by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
@@ -93,6 +112,19 @@ class Neighbours:
             chosen.append(int(worth.argmax()))
             nearest = np.maximum(nearest, alike[chosen[-1]])
         return chosen
+
+
+def lift(scores: NDArray[Any], usual: NDArray[Any]) -> NDArray[Any]:
+    """How much more than usual items have to do with a history; about 1 where little is known of them.
+
+    Args:
+        scores: (items,), of one history.
+        usual: (items,), the mean over users of such scores, not negative, each user's of length 1.
+    """
+    doubt = usual.mean() / 2
+    positive = np.maximum(scores, 0.0) / max(float(np.linalg.norm(scores)), 1e-12)
+    found: NDArray[Any] = (positive + doubt) / (usual + doubt)
+    return found
 
 
 def _best(scores: NDArray[Any], n: int) -> NDArray[np.intp]:
