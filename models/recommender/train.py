@@ -17,9 +17,15 @@ ONE_MACHINE = 5_000_000
 
 
 def train(
-    interactions: DataFrame, decay: float = HISTORY_DECAY, one_machine: int = ONE_MACHINE
+    interactions: DataFrame, scratch: str, decay: float = HISTORY_DECAY, one_machine: int = ONE_MACHINE
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """(user_id, item_id, weight, at) -> the manifest and arrays of ``lakehouse.predict.Neighbours``.
+
+    Args:
+        interactions: as ``interactions.interactions`` makes them.
+        scratch: a folder that all executors reach.
+        decay: what an item of a history counts for the one after it.
+        one_machine: interactions up to which they are brought here.
 
     Raises:
         ValueError: there are fewer than two users or items.
@@ -30,6 +36,6 @@ def train(
     if users < 2 or items < 2:
         raise ValueError(f"a recommender needs two users and two items, not {users} and {items}")
     if number > one_machine:
-        return als.fit(interactions, decay=decay)
+        return als.fit(interactions, scratch, decay=decay)
     frame = interactions.toPandas().sort_values(["at", "user_id", "item_id"], ignore_index=True)
     return linear.fit(Interactions.of(frame), decay=decay)
