@@ -19,18 +19,27 @@ from models.recommender.linear import KEEP, strongest
 
 
 def fit(
-    interactions: DataFrame, factors: int = 64, keep: int = KEEP, decay: float = 1.0, rounds: int = 10, seed: int = 0
+    interactions: DataFrame,
+    scratch: str,
+    factors: int = 64,
+    keep: int = KEEP,
+    decay: float = 1.0,
+    rounds: int = 10,
+    seed: int = 0,
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The manifest (without a version) and the arrays of ``lakehouse.predict.Neighbours``; the popular items first.
 
     Args:
         interactions: (user_id, item_id, weight).
+        scratch: a folder that all executors reach; every other round is kept there, because the lineage of ten is
+            deeper than a thread's stack.
         factors: of an item.
         keep: weights of an item that are published, those furthest from zero.
         decay: what an item of a history counts for the one after it.
         rounds: of the alternation.
         seed: of the factors that it starts with.
     """
+    interactions.sparkSession.sparkContext.setCheckpointDir(scratch)
     indexer = StringIndexer(inputCols=["user_id", "item_id"], outputCols=["user", "item"]).fit(interactions)
     als = ALS(
         rank=factors,
@@ -41,6 +50,7 @@ def fit(
         userCol="user",
         itemCol="item",
         ratingCol="weight",
+        checkpointInterval=2,
         seed=seed,
     )
     learned = als.fit(indexer.transform(interactions)).itemFactors.toPandas().sort_values("id")

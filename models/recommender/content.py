@@ -13,6 +13,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 NEAREST = 5
+"""Items that a new one takes after."""
+FAINT = 0.1
+"""Cosine below which texts are not alike."""
 TOPICS = 100
 
 
@@ -44,7 +47,8 @@ def with_new(
     if not new or not known:
         return manifest, arrays
     vectors = embed([texts[items[number]] for number in known] + [texts[item] for item in new])
-    likeness = np.maximum(vectors[len(known) :] @ vectors[: len(known)].T, 0)
+    likeness = vectors[len(known) :] @ vectors[: len(known)].T
+    likeness[likeness < FAINT] = 0
     nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :NEAREST]
     shares = np.take_along_axis(likeness, nearest, 1)
     shares /= np.maximum(shares.sum(1, keepdims=True), 1e-12)

@@ -17,7 +17,7 @@ LAYOUT = {"user_id": "user_id:token", "item_id": "item_id:token", "at": "timesta
 
 
 def evaluate(data: Path, out: Path | None = None, split: Path | None = None, seeds: int = 5) -> dict[str, float]:
-    """The means over runs of ``ndcg@10``, ``map@10``, ``precision@10``, ``recall@10``, ``fit_s``; and ``seeds``, the runs.
+    """Means of runs, ``ndcg@10``, ``map@10``, ``precision@10``, ``recall@10``, ``fit_s``; and ``seeds``, the runs.
 
     Every rating is an interaction whatever its value; a user's training items are not answered; the mean of a run is
     over the users with test items. ``fit_s`` holds the choice of parameters, which each run makes anew within its

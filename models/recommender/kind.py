@@ -54,7 +54,7 @@ class Recommender:
         events = _events(spark, settings, versions)
         cut = _cut(events)
         before = events.where(F.col("occurred_at") < F.lit(cut))
-        manifest, arrays = train(before, cut.astimezone(UTC))
+        manifest, arrays = train(before, cut.astimezone(UTC), f"{settings.root}/_internal/_training")
         model = Neighbours({**manifest, "version": "candidate"}, arrays)
         inputs = pd.DataFrame({"history": [manifest["items"][:2]], "n": [K]})
         return Trained(

@@ -39,6 +39,7 @@ PASSED = 1.5
 RANKS = (8, 12, 16, 24, 32, 48, 64, 96, 128)
 RIDGES = (62.5, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0)
 TRIALS = 2
+"""Parts that are held out, one after the other, for a choice."""
 SEARCHED = 2000
 """Items, the most popular, and users, any, among which a choice is made."""
 HEAD = 6000
@@ -141,7 +142,8 @@ def choose(x: Interactions) -> Choice:
     for window in WINDOWS if x.at is not None else ():
         candidate = replace(best, window=window)
         best = candidate if better(candidate, best) else best
-    for name, grid in (("ridge", RIDGES), ("rank", RANKS)):
+    grids: tuple[tuple[str, tuple[Any, ...]], ...] = (("ridge", RIDGES), ("rank", RANKS))
+    for name, grid in grids:
         for step in (1, -1):
             at = grid.index(getattr(best, name)) + step
             while 0 <= at < len(grid) and better(candidate := replace(best, **{name: grid[at]}), best):

@@ -23,9 +23,16 @@ SAMPLE = 0.05
 
 
 def train(
-    user_events: DataFrame, now: datetime, decay: float = DECAY, one_machine: int = ONE_MACHINE
+    user_events: DataFrame, now: datetime, scratch: str, decay: float = DECAY, one_machine: int = ONE_MACHINE
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """silver.user_events up to ``now`` -> the manifest and arrays of ``lakehouse.predict.Neighbours``.
+
+    Args:
+        user_events: the table.
+        now: the end of what is learnt from, with an offset.
+        scratch: a folder that all executors reach.
+        decay: what an item of a history counts for the one after it.
+        one_machine: interactions up to which they are brought here.
 
     Raises:
         ModelError: there are fewer than two users or items.
@@ -42,7 +49,7 @@ def train(
     x = Interactions.of(frame)
     choice = linear.choose(x)
     if large:
-        manifest, arrays = als.fit(interactions, decay=decay)
+        manifest, arrays = als.fit(interactions, scratch, decay=decay)
     else:
         manifest, arrays = linear.fit(x, decay=decay, choice=choice)
     first = frame["at"].min()

@@ -56,6 +56,33 @@ def test_a_version_that_is_not_whole_is_an_error_and_the_one_before_goes_on(tmp_
     assert champion.look() is first
 
 
+def model_of(near: list[list[int]], weights: list[list[float]], decay: float = 1.0) -> Neighbours:
+    arrays = {"neighbours": np.array(near, dtype=np.int32), "weights": np.array(weights, dtype=np.float32)}
+    return Neighbours({"items": ITEMS, "version": "1", "decay": decay}, arrays)
+
+
+def test_the_manifest_says_how_a_history_fades_and_who_asks_may_weigh_it() -> None:
+    model = model_of([[3], [2], [-1], [-1]], [[0.5], [0.5], [0], [0]], decay=0.5)
+    assert dict(model.top(["a", "b"], {"a", "b"}, 4)) == {"c": 0.5, "d": 0.25}
+    assert dict(model.top(["a", "?", "b"], {"a", "b"}, 4, weights=[4, 9, 1])) == {"c": 0.5, "d": 1.0}
+
+
+def test_what_speaks_against_an_item_lowers_it() -> None:
+    model = model_of([[2, 3], [2, -1], [-1, -1], [-1, -1]], [[0.9, 0.5], [-0.6, 0], [0, 0], [0, 0]])
+    assert [item for item, _ in model.top(["a", "b"], {"a", "b"}, 2)] == ["d", "c"]
+
+
+def test_equals_are_answered_in_the_order_of_the_items_however_few_are_asked_for() -> None:
+    model = model_of([[3, 1, 2], [-1] * 3, [-1] * 3, [-1] * 3], [[0.5, 0.5, 0.5], [0] * 3, [0] * 3, [0] * 3])
+    assert [[item for item, _ in model.top(["a"], {"a"}, n)] for n in (1, 2, 9)] == [["b"], ["b", "c"], ["b", "c", "d"]]
+
+
+def test_a_diverse_list_begins_with_the_best_and_goes_on_with_what_differs() -> None:
+    model = model_of([[1, 2, 3], [2, -1, -1], [1, -1, -1], [-1] * 3], [[0.9, 0.8, 0.7], [1, 0, 0], [1, 0, 0], [0] * 3])
+    assert [item for item, _ in model.top(["a"], {"a"}, 2)] == ["b", "c"]
+    assert [item for item, _ in model.top(["a"], {"a"}, 2, diversity=0.7)] == ["b", "d"]
+
+
 @pytest.mark.parametrize("version", ["", "../x", "a/b", CURRENT])
 def test_a_version_cannot_lie_outside_its_folder(tmp_path: Path, version: str) -> None:
     with pytest.raises(PredictError):
