@@ -19,7 +19,7 @@ def looked_at(moving: bool, seed: int = 0) -> pd.DataFrame:
     """Two days of views: of three tastes; where attention moves, of posts no older than two hours."""
     rng = np.random.default_rng(seed)
     rows = []
-    for at in np.sort(rng.uniform(0, 48 * HOUR, 6000)):
+    for at in np.sort(rng.uniform(0, 48 * HOUR, 12_000)):
         user = int(rng.integers(USERS))
         if moving:
             item = int(np.clip(at / (48 * HOUR) * ITEMS - rng.exponential(6), 0, ITEMS - 1))
