@@ -53,7 +53,7 @@ class Observation(NamedTuple):
     learnt: bool
 
 
-_WINSOR = 3.0  # deviations; what a residual can teach at most
+_WINSOR = 2.0  # deviations; what a residual can teach at most
 _RECENT = 0.5  # what the newest observation weighs in the recent mean, which is thus of about 3
 _CAP = 1e3  # deviations; more tells nothing more
 
@@ -76,7 +76,8 @@ class Chart:
         self._all = np.zeros(size) if state is None else np.frombuffer(state, "<f8").copy()
         if len(self._all) != size:
             raise PredictError(f"the state of a chart of {series} series has {8 * size} bytes")
-        self._count, self._mean, self._deviation, self._lately = self._all[1 : 1 + 4 * series].reshape(4, series)
+        each = self._all[1 : 1 + 4 * series].reshape(4, series)
+        self._count, self._mean, self._deviation, self._lately = each[0], each[1], each[2], each[3]
         self._correlation = self._all[1 + 4 * series :].reshape(series, series)
         if state is None:
             self._correlation += np.eye(series)
@@ -125,7 +126,7 @@ class Chart:
 def _deviate(sizes: Floats, correlation: Floats) -> float:
     """The squared Mahalanobis distance, chi-squared of as many degrees as series, as a standard normal deviate."""
     degrees = len(sizes)
-    loose = correlation + 0.01 * np.trace(correlation) / degrees * np.eye(degrees)  # never singular
-    scale = np.trace(loose) / degrees
-    distance = float(sizes @ np.linalg.solve(loose / scale, sizes))
+    # Never singular, and what hardly ever moved has no smaller variance than its deviation says.
+    loose = correlation + np.diag(np.maximum(1 - np.diag(correlation), 0.01))
+    distance = float(sizes @ np.linalg.solve(loose, sizes))
     return (math.cbrt(distance / degrees) - 1 + 2 / (9 * degrees)) / math.sqrt(2 / (9 * degrees))
