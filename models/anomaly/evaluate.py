@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lakehouse.predict.anomaly import THRESHOLD, Detector
+from lakehouse.predict.anomaly import Detector
+from lakehouse.predict.chart import THRESHOLD
 from models.anomaly import nab
 
 

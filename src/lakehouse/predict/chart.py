@@ -15,9 +15,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lakehouse.predict.anomaly import BIGGEST, Floats
 from lakehouse.predict.published import PredictError
+
+Floats = NDArray[np.float64]
+
+THRESHOLD = 0.5
+"""A score of this much or more is an alarm, here and of every detector."""
+BIGGEST = 1e100
+"""What is beyond is taken for this; its square is still a number."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Observation(NamedTuple):
     """What is said of one observation; arrays have one number a series.
 
     Args:
-        score: in [0, 1], from :data:`lakehouse.predict.anomaly.THRESHOLD` on an alarm.
+        score: in [0, 1], from :data:`THRESHOLD` on an alarm.
         expected: the values that were predicted; NaN before a series' first.
         deviations: the residuals in (robust) standard deviations; NaN where there was no value.
         learnt: no where no value is a finite number, or the time lies before the last one's.
@@ -54,6 +61,7 @@ class Observation(NamedTuple):
 
 
 _WINSOR = 2.0  # deviations; what a residual can teach at most
+_RESOLUTION = 1e-3  # of the mean: the least deviation, so that the steps of a rounded number are none
 _RECENT = 0.5  # what the newest observation weighs in the recent mean, which is thus of about 3
 _CAP = 1e3  # deviations; more tells nothing more
 
@@ -99,8 +107,9 @@ class Chart:
         mean = np.where(count > 1, self._mean[here], now[here])
         deviation = self._deviation[here]
         off = now[here] - mean
-        # A series that never moved has no deviation: its first move is as unusual as can be.
-        sizes = np.divide(off, deviation, out=np.sign(off) * _CAP, where=deviation > 0).clip(-_CAP, _CAP)
+        # A series that was nothing but 0 has no deviation: its first move is as unusual as can be.
+        usually = np.maximum(deviation, _RESOLUTION * np.abs(mean))
+        sizes = np.divide(off, usually, out=np.sign(off) * _CAP, where=usually > 0).clip(-_CAP, _CAP)
         lately = self._lately[here] + _RECENT * (sizes - self._lately[here])
         among = np.ix_(here, here)
         correlation = self._correlation[among]
@@ -110,8 +119,8 @@ class Chart:
             deviate = max(_deviate(sizes, correlation), _deviate(lately / steadier, correlation), 0.0)
             score = deviate**2 / (deviate**2 + limits.deviate**2)
 
-        early = (count <= limits.warm) | (deviation == 0)
-        taught = np.where(early, off, off.clip(-_WINSOR * deviation, _WINSOR * deviation))
+        early = (count <= limits.warm) | (usually == 0)
+        taught = np.where(early, off, off.clip(-_WINSOR * usually, _WINSOR * usually))
         gain = 1 / np.minimum(count, limits.span)
         usual = sizes.clip(-_WINSOR, _WINSOR)
         self._count[here], self._lately[here] = count, lately

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from lakehouse.predict import PredictError
-from lakehouse.predict.anomaly import THRESHOLD, Floats
-from lakehouse.predict.chart import Chart, Observation
+from lakehouse.predict.chart import THRESHOLD, Chart, Floats, Observation
 
 
 def read(values: Floats, chart: Chart | None = None) -> list[Observation]:
@@ -50,6 +49,13 @@ def test_a_broken_correlation_is_an_alarm_though_every_value_is_usual() -> None:
 
 def test_a_slow_drift_is_no_alarm() -> None:
     assert alarms(together(1440) + np.linspace(0, 30, 1440)[:, None]) == []
+
+
+def test_the_steps_of_a_rounded_number_are_no_alarm_but_a_jump_is() -> None:
+    values = (0.31 + np.arange(1440) * 2e-6).round(4)[:, None]
+    assert alarms(values) == []
+    values[1000:] += 0.01
+    assert alarms(values)[0] == 1000
 
 
 def test_where_a_value_is_missing_the_others_are_judged() -> None:

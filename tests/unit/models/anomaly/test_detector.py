@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lakehouse.predict import PredictError
-from lakehouse.predict.anomaly import THRESHOLD, Detector, Floats, Reading, Tuning
+from lakehouse.predict.anomaly import Detector, Reading, Tuning
+from lakehouse.predict.chart import THRESHOLD, Floats
 
 DAY = 288  # records of five minutes
 
