@@ -116,7 +116,7 @@ class Chart:
         score = 0.0
         if count.min() > limits.warm:
             steadier = math.sqrt(_RECENT / (2 - _RECENT))
-            deviate = max(_deviate(sizes, correlation), _deviate(lately / steadier, correlation), 0.0)
+            deviate = max(_deviate(np.stack([sizes, lately / steadier], axis=1), correlation), 0.0)
             score = deviate**2 / (deviate**2 + limits.deviate**2)
 
         early = (count <= limits.warm) | (usually == 0)
@@ -133,9 +133,9 @@ class Chart:
 
 
 def _deviate(sizes: Floats, correlation: Floats) -> float:
-    """The squared Mahalanobis distance, chi-squared of as many degrees as series, as a standard normal deviate."""
+    """The greatest squared Mahalanobis distance of the columns, chi-squared, as a standard normal deviate."""
     degrees = len(sizes)
     # Never singular, and what hardly ever moved has no smaller variance than its deviation says.
     loose = correlation + np.diag(np.maximum(1 - np.diag(correlation), 0.01))
-    distance = float(sizes @ np.linalg.solve(loose, sizes))
+    distance = float((sizes * np.linalg.solve(loose, sizes)).sum(axis=0).max())
     return (math.cbrt(distance / degrees) - 1 + 2 / (9 * degrees)) / math.sqrt(2 / (9 * degrees))
