@@ -7,9 +7,9 @@ over all of these. In an exchangeable series the n-th value is a record with pro
 alarms become rare by themselves, without a model of the noise; the sum stands out when several kinds of record are
 broken at once.
 
-Chosen on the 38 given series of the Numenta anomaly benchmark, all with round numbers from the middle of a wide
-plateau: the results hardly change between half and twice of any of them. The tests evaluate what is left when the
-numbers are chosen without a category.
+Its numbers are round ones from the middle of a plateau, found on the 38 given series of the Numenta anomaly benchmark
+(``models/anomaly/evaluate.py`` says what was looked at): half or twice of any of them costs a few points of the score,
+and the worst, limits that learn only half of an excess, six.
 """
 
 from __future__ import annotations
@@ -20,14 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from lakehouse.predict.chart import BIGGEST, THRESHOLD, Floats
 from lakehouse.predict.published import PredictError
-
-Floats = NDArray[np.float64]
-
-THRESHOLD = 0.5
-"""A score of this much or more is an alarm, in every series."""
 
 _SPANS = (8.0, 32.0, 128.0)  # records
 _DAY, _WEEK, _HOUR = 24, 168, 3600.0  # hours, hours, seconds
@@ -35,8 +30,6 @@ _SEASON_GAIN = 0.1  # what a new record moves its hour's mean by, when the hour 
 _WINSOR = 10  # one value can widen the limits by no more than this many times
 _HALF = 0.1  # the excess, in distances between the limits, that has the score 0.5
 _DOUBT = 100.0  # records: an excess counts half when the limits are this old
-BIGGEST = 1e100
-"""What is beyond is taken for this; its square is still a number."""
 
 # The state, one vector: three numbers, then blocks.
 _COUNT, _TIME, _QUIET = 0, 1, 2  # records learnt, the last one's time, the record until which alarms rest
@@ -65,7 +58,7 @@ class Tuning:
 
     memory: float = 50_000.0
     learn: float = 1.0
-    rest: int = 150
+    rest: int = 60
     warm: int = 100
 
 
@@ -73,7 +66,8 @@ class Reading(NamedTuple):
     """What is said of one record.
 
     Args:
-        score: in [0, 1]; from :data:`THRESHOLD` on an alarm; 0 where it was not learnt and while the detector warms up.
+        score: in [0, 1], from :data:`lakehouse.predict.chart.THRESHOLD` on an alarm; 0 where the record was not learnt
+            and while the detector warms up.
         expected: the value that was predicted from the records before; NaN before the first.
         learnt: no for what is no finite number and for a record whose time lies before the last one's.
     """
@@ -83,7 +77,7 @@ class Reading(NamedTuple):
     learnt: bool
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)  # compiled anew when this file changes, not when chart.py's constants do
 def _step(
     state: Floats, time: float, value: float, memory: float, learn: float, rest: float, warm: float
 ) -> tuple[float, float, bool]:

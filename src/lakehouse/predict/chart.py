@@ -15,9 +15,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lakehouse.predict.anomaly import BIGGEST, Floats
 from lakehouse.predict.published import PredictError
+
+Floats = NDArray[np.float64]
+
+THRESHOLD = 0.5
+"""A score of this much or more is an alarm, here and of every detector."""
+BIGGEST = 1e100
+"""What is beyond is taken for this; its square is still a number."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Observation(NamedTuple):
     """What is said of one observation; arrays have one number a series.
 
     Args:
-        score: in [0, 1], from :data:`lakehouse.predict.anomaly.THRESHOLD` on an alarm.
+        score: in [0, 1], from :data:`THRESHOLD` on an alarm.
         expected: the values that were predicted; NaN before a series' first.
         deviations: the residuals in (robust) standard deviations; NaN where there was no value.
         learnt: no where no value is a finite number, or the time lies before the last one's.
@@ -53,7 +60,8 @@ class Observation(NamedTuple):
     learnt: bool
 
 
-_WINSOR = 3.0  # deviations; what a residual can teach at most
+_WINSOR = 2.0  # deviations; what a residual can teach at most
+_RESOLUTION = 1e-3  # of the mean: the least deviation, so that the steps of a rounded number are none
 _RECENT = 0.5  # what the newest observation weighs in the recent mean, which is thus of about 3
 _CAP = 1e3  # deviations; more tells nothing more
 
@@ -76,7 +84,8 @@ class Chart:
         self._all = np.zeros(size) if state is None else np.frombuffer(state, "<f8").copy()
         if len(self._all) != size:
             raise PredictError(f"the state of a chart of {series} series has {8 * size} bytes")
-        self._count, self._mean, self._deviation, self._lately = self._all[1 : 1 + 4 * series].reshape(4, series)
+        each = self._all[1 : 1 + 4 * series].reshape(4, series)
+        self._count, self._mean, self._deviation, self._lately = each[0], each[1], each[2], each[3]
         self._correlation = self._all[1 + 4 * series :].reshape(series, series)
         if state is None:
             self._correlation += np.eye(series)
@@ -98,19 +107,20 @@ class Chart:
         mean = np.where(count > 1, self._mean[here], now[here])
         deviation = self._deviation[here]
         off = now[here] - mean
-        # A series that never moved has no deviation: its first move is as unusual as can be.
-        sizes = np.divide(off, deviation, out=np.sign(off) * _CAP, where=deviation > 0).clip(-_CAP, _CAP)
+        # A series that was nothing but 0 has no deviation: its first move is as unusual as can be.
+        usually = np.maximum(deviation, _RESOLUTION * np.abs(mean))
+        sizes = np.divide(off, usually, out=np.sign(off) * _CAP, where=usually > 0).clip(-_CAP, _CAP)
         lately = self._lately[here] + _RECENT * (sizes - self._lately[here])
         among = np.ix_(here, here)
         correlation = self._correlation[among]
         score = 0.0
         if count.min() > limits.warm:
             steadier = math.sqrt(_RECENT / (2 - _RECENT))
-            deviate = max(_deviate(sizes, correlation), _deviate(lately / steadier, correlation), 0.0)
+            deviate = max(_deviate(np.stack([sizes, lately / steadier], axis=1), correlation), 0.0)
             score = deviate**2 / (deviate**2 + limits.deviate**2)
 
-        early = (count <= limits.warm) | (deviation == 0)
-        taught = np.where(early, off, off.clip(-_WINSOR * deviation, _WINSOR * deviation))
+        early = (count <= limits.warm) | (usually == 0)
+        taught = np.where(early, off, off.clip(-_WINSOR * usually, _WINSOR * usually))
         gain = 1 / np.minimum(count, limits.span)
         usual = sizes.clip(-_WINSOR, _WINSOR)
         self._count[here], self._lately[here] = count, lately
@@ -123,9 +133,9 @@ class Chart:
 
 
 def _deviate(sizes: Floats, correlation: Floats) -> float:
-    """The squared Mahalanobis distance, chi-squared of as many degrees as series, as a standard normal deviate."""
+    """The greatest squared Mahalanobis distance of the columns, chi-squared, as a standard normal deviate."""
     degrees = len(sizes)
-    loose = correlation + 0.01 * np.trace(correlation) / degrees * np.eye(degrees)  # never singular
-    scale = np.trace(loose) / degrees
-    distance = float(sizes @ np.linalg.solve(loose / scale, sizes))
+    # Never singular, and what hardly ever moved has no smaller variance than its deviation says.
+    loose = correlation + np.diag(np.maximum(1 - np.diag(correlation), 0.01))
+    distance = float((sizes * np.linalg.solve(loose, sizes)).sum(axis=0).max())
     return (math.cbrt(distance / degrees) - 1 + 2 / (9 * degrees)) / math.sqrt(2 / (9 * degrees))
