@@ -1,21 +1,23 @@
-"""The stream's detector: each closed minute of gold against what its series was before, as one stateful query.
+"""The stream's detector: each closed minute of a service or host against what it was before, as one stateful query.
 
-It follows ``_internal.gold_changes``. The state of a series is its detector and the minutes that are not closed yet;
+It follows ``_internal.gold_changes``. The state of a subject is its chart and the minutes that are not closed yet;
 Spark keeps it with the checkpoint, so a batch that is done again says the same again. A minute is closed once the
-batch before knew a later one of its series: what still comes for it then changes gold, but not the verdict.
+batch before knew a later one of its subject: what still comes for it then changes gold, but not the verdict.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +28,7 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 from lakehouse import alerts
 from lakehouse.gold import anomalies
 from lakehouse.predict import Champion, PredictError
-from lakehouse.predict.anomaly import THRESHOLD, Detector, Tuning
+from lakehouse.predict.chart import THRESHOLD, Chart, Limits, Observation
 from lakehouse.runtime.checkpoints import Since
 from lakehouse.runtime.effects import perform
 from lakehouse.runtime.fanout import Following, follow
@@ -37,129 +39,171 @@ from lakehouse.sinks.analysis import put
 from lakehouse.sources.topics import NOTIFICATIONS, producer
 
 QUERY = "anomalies"
-MEASURES = ("requests", "error_rate", "p95_ms")
-"""Of gold.service_health_minute; of gold.host_utilization_minute it is the average of every share, ``*.pct``."""
+MEASURES: Mapping[str, tuple[str, ...]] = {
+    "service": ("error_rate", "p95_ms"),
+    "host": ("system.cpu.total.norm.pct", "system.filesystem.used.pct", "system.memory.actual.used.pct"),
+}
+"""What is watched together, of each service in gold.service_health_minute (more requests are no trouble by themselves)
+and the averages of each host in gold.host_utilization_minute."""
 UNTRAINED = "untrained"
-"""The version of what the detector says before the first champion."""
+"""The version of what is said before the first champion."""
 RECENT = 720
-"""Minutes of a series that are kept, for the detector of another version to learn from."""
+"""Minutes that are kept, for another version to learn from."""
+ONE_INCIDENT = 15
+"""Minutes without an alarm after which another one of a series begins something new, which is told."""
+TELLING = 3.0
+"""Deviations from which a measure is named in an alarm, beside the one that deviates most."""
 MINUTE_S = 60
-_FOUND = f"{anomalies.TABLE.schema.simpleString()[len('struct<') : -1].replace(':', ' ')}, begins boolean"
+_FOUND = (
+    "series string, time timestamp, value double, expected double, score double, model_version string, begins boolean"
+)
 _log = logging.getLogger("lakehouse.anomalies")
 
 
 def values(changes: DataFrame) -> DataFrame:
-    """Rows of gold_changes -> (series, minute, seq, value), ``minute`` in minutes since 1970."""
+    """Rows of gold_changes -> (subject, measure, minute, seq, value); ``subject`` is ``service/<name>`` or
+    ``host/<name>``, ``minute`` since 1970."""
+    measures = MEASURES["service"]
     row = F.from_json(
         "row",
-        "window_start timestamp, service string, host string, metric string, avg double, requests double, "
-        "error_rate double, p95_ms double",
+        "window_start timestamp, service string, host string, metric string, avg double, "
+        + ", ".join(f"{name} double" for name in measures),
     )
-    read = changes.where(F.col("table").isin("gold.service_health_minute", "gold.host_utilization_minute")).select(
-        "seq", row.alias("row")
+    of_service = F.array(
+        *[F.struct(F.lit(name).alias("measure"), F.col(f"row.{name}").alias("value")) for name in measures]
     )
-    service = F.array(
-        *[
-            F.struct(F.concat(F.lit("service/"), "row.service", F.lit(f"/{name}")), F.col(f"row.{name}"))
-            for name in MEASURES
-        ]
+    of_host = F.array(F.struct(F.col("row.metric").alias("measure"), F.col("row.avg").alias("value")))
+    service = F.col("table") == "gold.service_health_minute"
+    read = changes.where(service | (F.col("table") == "gold.host_utilization_minute")).select(
+        "seq", row.alias("row"), service.alias("service")
     )
-    host = F.array(F.struct(F.concat_ws("/", F.lit("host"), "row.host", "row.metric"), F.col("row.avg")))
-    of = F.when(F.col("row.service").isNotNull(), service).when(F.col("row.metric").endswith(".pct"), host)
-    flat = read.select("seq", F.col("row.window_start").alias("at"), F.explode(of).alias("one"))
-    minute = (F.unix_seconds("at") / MINUTE_S).cast("bigint").alias("minute")
-    return flat.select(F.col("one.col1").alias("series"), minute, "seq", F.col("one.col2").alias("value")).where(
-        "value is not null"
+    return (
+        read.where(F.col("service") | F.col("row.metric").isin(*MEASURES["host"]))
+        .select(
+            F.when(F.col("service"), F.concat(F.lit("service/"), "row.service"))
+            .otherwise(F.concat(F.lit("host/"), "row.host"))
+            .alias("subject"),
+            (F.unix_seconds("row.window_start") / MINUTE_S).cast("bigint").alias("minute"),
+            "seq",
+            F.explode(F.when(F.col("service"), of_service).otherwise(of_host)).alias("one"),
+        )
+        .select("subject", "one.measure", "minute", "seq", "one.value")
+        .where("value is not null")
     )
+
+
+class Alarm(NamedTuple):
+    """One measure of a closed minute with an alarm; ``begins``: the measure's first for a while."""
+
+    measure: str
+    minute: int
+    value: float
+    expected: float
+    score: float
+    begins: bool
 
 
 @dataclass
-class Series:
-    """What is known of one series."""
+class Subject:
+    """What is known of one service or host."""
 
+    measures: tuple[str, ...]
     version: str = ""
-    detector: bytes | None = None
+    chart: bytes | None = None
     newest: int = -1
     """The newest minute of the batches before."""
     closed: int = -1
-    pending: dict[int, tuple[int, float]] = field(default_factory=dict)
-    """Minute -> (seq, value) of those that are not closed."""
-    recent: list[tuple[int, float]] = field(default_factory=list)
-    alarmed: int = -(10**9)
-    """The last minute with an alarm."""
+    pending: dict[int, dict[str, tuple[int, float]]] = field(default_factory=dict)
+    """Minute -> measure -> (seq, value) of the minutes that are not closed."""
+    recent: list[tuple[int, list[float]]] = field(default_factory=list)
+    alarmed: dict[str, int] = field(default_factory=dict)
+    """Measure -> the last minute with an alarm."""
 
-    def fold(
-        self, rows: Iterable[tuple[int, int, float]], version: str, tuning: Tuning
-    ) -> list[tuple[int, float, float, float, bool]]:
-        """Take (minute, seq, value); (minute, value, expected, score, begins) of every closed minute with an alarm."""
+    def fold(self, rows: Iterable[tuple[str, int, int, float]], version: str, limits: Limits) -> list[Alarm]:
+        """Take (measure, minute, seq, value); the alarms of every minute that is closed now."""
         newest = self.newest
-        for minute, seq, value in rows:
+        for measure, minute, seq, value in rows:
             newest = max(newest, minute)
-            if minute > self.closed and seq >= self.pending.get(minute, (-1, 0.0))[0]:
-                self.pending[minute] = (seq, value)
-        detector = self._detector(version, tuning)
-        found = []
+            if minute > self.closed and measure in self.measures:
+                known = self.pending.setdefault(minute, {})
+                if seq >= known.get(measure, (-1, 0.0))[0]:
+                    known[measure] = (seq, value)
+        chart = self._chart(version, limits)
+        found: list[Alarm] = []
         for minute in sorted(m for m in self.pending if m < self.newest):
-            _, value = self.pending.pop(minute)
-            score, expected, _ = detector.step(minute * MINUTE_S, value)
+            known = self.pending.pop(minute)
+            values = [known[measure][1] if measure in known else math.nan for measure in self.measures]
+            seen = chart.step(minute * MINUTE_S, values)
             self.closed = minute
-            self.recent.append((minute, value))
-            if score >= THRESHOLD:
-                found.append((minute, value, expected, score, minute - self.alarmed > ONE_INCIDENT))
-                self.alarmed = minute
+            self.recent.append((minute, values))
+            if seen.score >= THRESHOLD:
+                found += self._alarms(minute, values, seen)
         del self.recent[:-RECENT]
-        self.newest, self.detector = newest, detector.state()
+        self.newest, self.chart = newest, chart.state()
         return found
 
-    def _detector(self, version: str, tuning: Tuning) -> Detector:
-        if version == self.version and self.detector is not None:
-            return Detector(tuning, self.detector)
-        self.version, fresh = version, Detector(tuning)
-        for minute, value in self.recent:
-            fresh.step(minute * MINUTE_S, value)
+    def _alarms(self, minute: int, values: list[float], seen: Observation) -> Iterator[Alarm]:
+        sizes = np.nan_to_num(np.abs(seen.deviations))
+        for place, measure in enumerate(self.measures):
+            if sizes[place] >= min(TELLING, sizes.max()) and math.isfinite(values[place]):
+                begins = minute - self.alarmed.get(measure, -ONE_INCIDENT) >= ONE_INCIDENT
+                self.alarmed[measure] = minute
+                yield Alarm(measure, minute, values[place], float(seen.expected[place]), seen.score, begins)
+
+    def _chart(self, version: str, limits: Limits) -> Chart:
+        if version == self.version and self.chart is not None:
+            return Chart(len(self.measures), limits, self.chart)
+        self.version, fresh = version, Chart(len(self.measures), limits)
+        for minute, values in self.recent:
+            fresh.step(minute * MINUTE_S, values)
         return fresh
 
 
-ONE_INCIDENT = 30
-"""Minutes without an alarm after which another one of a series begins something new, which is told."""
+def limits(manifest: dict[str, Any], _: dict[str, Any]) -> tuple[str, Limits]:
+    """A published version's name and its charts' limits."""
+    return manifest["version"], Limits(**manifest["limits"])
 
 
-def tuning(manifest: dict[str, Any], _: dict[str, Any]) -> tuple[str, Tuning]:
-    """A published version's name and parameters."""
-    return manifest["version"], Tuning(**manifest["tuning"])
+_champions: dict[Path, Champion[tuple[str, Limits]]] = {}
 
 
-_champions: dict[Path, Champion[tuple[str, Tuning]]] = {}
-
-
-def champion(folder: Path) -> tuple[str, Tuning]:
-    """What answers now, for this worker; the untrained detector before the first version."""
-    follower = _champions.setdefault(folder, Champion(folder, tuning))
+def champion(folder: Path) -> tuple[str, Limits]:
+    """What answers now, for this worker; charts with their stock limits before the first version."""
+    follower = _champions.setdefault(folder, Champion(folder, limits))
     try:
-        return follower.look() or (UNTRAINED, MINUTES)
+        return follower.look() or (UNTRAINED, Limits())
     except PredictError as error:
         _log.error("%s", error)
-        return UNTRAINED, MINUTES
+        return UNTRAINED, Limits()
 
 
-MINUTES = Tuning(rest=15)
-"""For minutes of a service, where an alarm is to come again when trouble does."""
+def subject(name: str) -> Subject:
+    """Nothing known yet of ``service/<name>`` or ``host/<name>``."""
+    return Subject(MEASURES[name.partition("/")[0]])
 
 
 def judge(key: tuple[str], parts: Iterable[pd.DataFrame], state: GroupState, folder: Path) -> Iterator[pd.DataFrame]:
-    """The stateful function of one series; rows of gold.anomalies with ``begins``, whether an incident does."""
-    known: Series = pickle.loads(state.get[0]) if state.exists else Series()
-    version, parameters = champion(folder)
-    rows = (row for part in parts for row in part[["minute", "seq", "value"]].itertuples(index=False, name=None))
-    found = known.fold(rows, version, parameters)
+    """The stateful function of one subject; rows of gold.anomalies with ``begins``."""
+    known: Subject = pickle.loads(state.get[0]) if state.exists else subject(key[0])
+    version, now = champion(folder)
+    columns = ["measure", "minute", "seq", "value"]
+    rows = (row for part in parts for row in part[columns].itertuples(index=False, name=None))
+    found = known.fold(rows, version, now)
     state.update((pickle.dumps(known),))
-    yield pd.DataFrame(
+    yield frame(key[0], found, version)
+
+
+def frame(name: str, found: list[Alarm], version: str) -> pd.DataFrame:
+    """Alarms of a subject as rows of gold.anomalies with ``begins``."""
+    return pd.DataFrame(
         {
-            "series": key[0],
-            "time": pd.to_datetime([minute * MINUTE_S for minute, *_ in found], unit="s"),
-            **{name: [row[place] for row in found] for place, name in ((1, "value"), (2, "expected"), (3, "score"))},
+            "series": [f"{name}/{alarm.measure}" for alarm in found],
+            "time": pd.to_datetime([alarm.minute * MINUTE_S for alarm in found], unit="s"),
+            "value": [alarm.value for alarm in found],
+            "expected": [alarm.expected for alarm in found],
+            "score": [alarm.score for alarm in found],
             "model_version": version,
-            "begins": [row[4] for row in found],
+            "begins": [alarm.begins for alarm in found],
         }
     )
 
@@ -169,10 +213,10 @@ def detect(spark: SparkSession, settings: Settings, since: Since) -> Following:
     changes = follow(spark, settings, CHANGES.name, since)
     found = (
         values(changes)
-        .groupBy("series")
+        .groupBy("subject")
         .applyInPandasWithState(
             partial(judge, folder=settings.published / "anomaly"),
-            _FOUND, "series binary", "append", GroupStateTimeout.NoTimeout,
+            _FOUND, "subject binary", "append", GroupStateTimeout.NoTimeout,
         )
     )  # fmt: skip
     told = alerts.read()
