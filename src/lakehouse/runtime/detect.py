@@ -51,6 +51,8 @@ RECENT = 720
 """Minutes that are kept, for another version to learn from."""
 ONE_INCIDENT = 15
 """Minutes without an alarm after which another one of a series begins something new, which is told."""
+LATELY = 3
+"""Minutes that the recent mean of a chart is about."""
 TELLING = 3.0
 """Deviations from which a measure is named in an alarm, beside the one that deviates most."""
 MINUTE_S = 60
@@ -144,8 +146,12 @@ class Subject:
 
     def _alarms(self, minute: int, values: list[float], seen: Observation) -> Iterator[Alarm]:
         sizes = np.nan_to_num(np.abs(seen.deviations))
+        # Where the minute itself is not far off, the alarm is for those just before.
+        lately = [minute - self.alarmed.get(measure, -ONE_INCIDENT) <= LATELY for measure in self.measures]
+        least = TELLING if sizes.max() >= TELLING or any(lately) else sizes.max()
         for place, measure in enumerate(self.measures):
-            if sizes[place] >= min(TELLING, sizes.max()) and math.isfinite(values[place]):
+            told = sizes[place] >= least or (lately[place] and sizes.max() < TELLING)
+            if told and math.isfinite(values[place]):
                 begins = minute - self.alarmed.get(measure, -ONE_INCIDENT) >= ONE_INCIDENT
                 self.alarmed[measure] = minute
                 yield Alarm(measure, minute, values[place], float(seen.expected[place]), seen.score, begins)
