@@ -26,6 +26,7 @@ import pyarrow as pa
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -43,7 +44,8 @@ from models.trained import Arrays, ModelError, Trained, code_version, digest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _ARTEFACT = "published"
-logging.getLogger("mlflow").setLevel(logging.WARNING)
+for _name in ("mlflow", "mlflow.pyfunc"):
+    logging.getLogger(_name).setLevel(logging.ERROR)  # it advises against pickled models, which hold a name here
 
 
 @dataclass(frozen=True)

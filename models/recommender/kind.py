@@ -30,7 +30,7 @@ HISTORY = 100
 USERS = 2000
 """Users that are measured on, any."""
 GROUPS = ((5, "new users"), (20, "some history"), (10**9, "long history"))
-FEATURES = {"event type": "event_type", "hour": "hour(occurred_at)", "device": "device"}
+FEATURES = {"event type": "event_type", "device": "device", "duration": "duration_ms"}
 
 
 @dataclass(frozen=True)
