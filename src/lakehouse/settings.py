@@ -166,6 +166,15 @@ class Realtime(_Part):
     """Route of conf/alerts.yaml -> its address, in the words of Apprise. Environment only."""
 
 
+class Text(_Part):
+    """The analysis of texts."""
+
+    sentiment_pipeline: str | None = None
+    """Path or URI of a saved pipeline that reads ``text``, such as a pretrained one; ours if None."""
+    sentiment_column: str = "sentiment"
+    """The column it writes: strings, or annotations of Spark NLP."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -191,6 +200,7 @@ class Settings(BaseSettings):
     collect: Collect = Collect()
     api: Api = Api()
     realtime: Realtime = Realtime()
+    text: Text = Text()
 
     @property
     def root(self) -> str:
