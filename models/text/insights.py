@@ -65,7 +65,9 @@ def text_insights(
     rows = (
         keywords(about)
         .withColumn("kind", F.lit("keyword"))
-        .unionByName(sentiments(texts.where("source = 'comments'"), model, column).withColumn("kind", F.lit("sentiment")))
+        .unionByName(
+            sentiments(texts.where("source = 'comments'"), model, column).withColumn("kind", F.lit("sentiment"))
+        )
         .unionByName(
             error_clusters(errors).select("*", F.lit("errors").alias("source"), F.lit("error_cluster").alias("kind"))
         )

@@ -10,7 +10,7 @@ from pyspark.ml import Pipeline
 from pyspark.ml.feature import StopWordsRemover
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
-from sparknlp.annotator import SentenceDetector, Tokenizer, YakeKeywordExtraction
+from sparknlp.annotator import RegexTokenizer, SentenceDetector, YakeKeywordExtraction
 from sparknlp.base import DocumentAssembler
 
 TOP = 20
@@ -19,22 +19,82 @@ TEXTS = 200
 """Texts of one document: YAKE's work grows faster than its document, and its phrases fall behind its words."""
 WORDS = 3
 """Words of a keyword at most."""
+CANDIDATES = 1000
+"""Keywords of one document at most."""
 WITHIN = 0.8
-"""Share of a word's occurrences within a longer keyword above which only that one is given."""
+"""Share of a word's occurrences within one phrase above which the phrase is given in its place."""
 EN_STOPWORDS = (
     *("really", "very", "quite", "truly", "just", "also", "even", "still", "maybe", "honestly", "actually", "never"),
     *("today", "yesterday", "tomorrow", "tonight", "week", "one", "two", "first", "next", "last", "every", "everyone"),
-    *("say", "says", "said", "tell", "told", "think", "thought", "find", "found", "feel", "felt", "try", "tried", "use"),
+    *(
+        "say",
+        "says",
+        "said",
+        "tell",
+        "told",
+        "think",
+        "thought",
+        "find",
+        "found",
+        "feel",
+        "felt",
+        "try",
+        "tried",
+        "use",
+    ),
     *("used", "see", "saw", "seen", "get", "got", "go", "went", "come", "came", "make", "made", "want", "need", "know"),
-    *("ask", "asked", "start", "would", "could", "anyone", "something", "anything", "please", "thank", "thanks", "much"),
+    *(
+        "ask",
+        "asked",
+        "start",
+        "would",
+        "could",
+        "anyone",
+        "something",
+        "anything",
+        "please",
+        "thank",
+        "thanks",
+        "much",
+    ),
     *("so", "within", "without", "ms", "many", "new", "now", "part", "things", "thing"),
 )
 """Beside Spark's own list of English."""
 KO_STOPWORDS = (
     *("이", "그", "저", "것", "수", "등", "및", "더", "또", "안", "못", "잘", "좀", "참", "꽤", "왜", "제", "내", "네"),
     *("저는", "나는", "우리", "제가", "오늘", "어제", "내일", "이번", "다음", "지난", "지금", "처음", "정말", "정말로"),
-    *("너무", "너무너무", "진짜", "아주", "매우", "별로", "그냥", "그리고", "그런데", "하지만", "그래서", "어디", "어디에서"),
-    *("언제", "어떤", "무슨", "누가", "관련", "대한", "위한", "있는", "없는", "하는", "보는", "본", "해", "봤는데", "같은"),
+    *(
+        "너무",
+        "너무너무",
+        "진짜",
+        "아주",
+        "매우",
+        "별로",
+        "그냥",
+        "그리고",
+        "그런데",
+        "하지만",
+        "그래서",
+        "어디",
+        "어디에서",
+    ),
+    *(
+        "언제",
+        "어떤",
+        "무슨",
+        "누가",
+        "관련",
+        "대한",
+        "위한",
+        "있는",
+        "없는",
+        "하는",
+        "보는",
+        "본",
+        "해",
+        "봤는데",
+        "같은",
+    ),
     *("다녀왔는데", "친구랑", "함께", "모두", "다시", "다시는", "두", "한", "번", "중", "분", "분들께", "시작하는"),
 )
 
@@ -53,7 +113,8 @@ def keywords(texts: DataFrame) -> DataFrame:
     """(source, text) -> (source, term, score, count): the best keywords of each source.
 
     Score is the mean over the source's documents of 1 / (1 + YAKE's), 0 where YAKE has not found the term, so that more
-    is better, within [0, 1]; count is how often the term occurs as a keyword.
+    is better, within [0, 1]; count is how often the term occurs as a keyword. Words that hardly occur but in one phrase
+    are given as that phrase, with the best of their scores.
     """
     plain = F.lower("text")
     for pattern, replacement in _PLAIN:
@@ -74,13 +135,13 @@ def keywords(texts: DataFrame) -> DataFrame:
         .setOutputCol("sentence")
         .setCustomBounds(["\n+"])
         .setUseCustomBoundsOnly(True),
-        Tokenizer().setInputCols(["sentence"]).setOutputCol("token"),
+        RegexTokenizer().setInputCols(["sentence"]).setOutputCol("token").setPattern(r"\s+"),
         YakeKeywordExtraction()
         .setInputCols(["token"])
         .setOutputCol("keywords")
         .setMinNGrams(1)
         .setMaxNGrams(WORDS)
-        .setNKeywords(10 * TOP)
+        .setNKeywords(CANDIDATES)
         .setStopWords([*StopWordsRemover.loadDefaultStopWords("english"), *EN_STOPWORDS, *KO_STOPWORDS]),
     ]
     # None of these stages learns from rows: fitting builds them.
@@ -94,12 +155,19 @@ def keywords(texts: DataFrame) -> DataFrame:
     terms = of_part.groupBy("source", "term").agg(
         (F.sum("score") / F.first("parts")).alias("score"), F.sum("count").alias("count")
     )
-    terms = _best(terms, 10 * TOP)
-    # A word that hardly occurs but in a longer keyword says less than that one.
-    longer = terms.select(F.col("source").alias("of"), F.col("term").alias("phrase"), F.col("count").alias("times"))
-    within = F.concat(F.lit(" "), "phrase", F.lit(" ")).contains(F.concat(F.lit(" "), "term", F.lit(" ")))
-    part = (F.col("of") == F.col("source")) & within & (F.col("phrase") != F.col("term"))
-    return _best(terms.join(longer, part & (F.col("times") > WITHIN * F.col("count")), "left_anti"), TOP)
+    phrase = F.struct(F.length("term").alias("length"), F.col("term").alias("phrase"), F.col("count").alias("times"))
+    phrases = terms.where("term like '% %' and count > 1").select(F.col("source").alias("of"), phrase.alias("phrase"))
+    spaced = (F.concat(F.lit(" "), term, F.lit(" ")) for term in ("phrase.phrase", "term"))
+    part = (F.col("of") == F.col("source")) & next(spaced).contains(next(spaced))
+    whole = (
+        _best(terms, 5 * TOP)
+        .join(phrases, part & (F.col("phrase.times") > WITHIN * F.col("count")), "left")
+        .groupBy("source", "term", "score", "count")
+        .agg(F.max("phrase").alias("phrase"))
+        .groupBy("source", F.coalesce("phrase.phrase", "term").alias("term"))
+        .agg(F.max("score").alias("score"), F.max(F.coalesce("phrase.times", "count")).alias("count"))
+    )
+    return _best(whole, TOP)
 
 
 def _best(terms: DataFrame, most: int) -> DataFrame:
