@@ -35,7 +35,7 @@ def written(user_events: DataFrame, date: Date) -> DataFrame:
 
 
 def failed(service_logs: DataFrame, date: Date) -> DataFrame:
-    """silver.service_logs -> (text) of the errors of a UTC date: ``error.message``, or ``message`` where it is absent."""
+    """silver.service_logs -> (text) of the errors of a UTC date: ``error.message``, else ``message``."""
     text = F.coalesce("error.message", "message").alias("text")
     asked = (F.to_date("time") == F.lit(date)) & F.lower("log.level").isin(*ERROR_LEVELS)
     return service_logs.where(asked).select(text).where(F.trim("text") != "")

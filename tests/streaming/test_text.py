@@ -75,7 +75,7 @@ def test_sentiments_count_the_days_comments_in_all_and_by_language(found: dict[s
 
 
 def test_a_configured_pipeline_tells_the_sentiments_instead(found: dict[str, Any]) -> None:
-    assert [(row[1], row[3], row[5]) for row in found["configured"]] == [
+    assert sorted((row[1], row[3], row[5]) for row in found["configured"]) == [
         ("comments", "positive", 1),
         ("comments:en", "positive", 1),
-    ] or [(row[1], row[3]) for row in found["configured"]] == [("comments:en", "positive"), ("comments", "positive")]
+    ]

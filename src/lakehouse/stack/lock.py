@@ -56,7 +56,7 @@ WANTED: dict[str, tuple[str, ...]] = {
 """What each set asks for; ``alone`` leaves out what it depends on. ``make`` turns it into the lock."""
 
 ON_DEMAND = frozenset({"kafka-streams", "spark-nlp"})
-"""Sets that no set-up fetches: `bench realtime` does, for what it compares with (75 MB), and the first text job (49 MB)."""
+"""Sets that no set-up fetches: `bench realtime` does, for what it compares with (75 MB); a text job does (49 MB)."""
 
 
 @dataclass(frozen=True, order=True)
