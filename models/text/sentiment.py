@@ -1,12 +1,13 @@
 """Sentiment of comments in English and Korean, learnt from a lexicon alone.
 
 The lexicon (``lexicon/<language>.txt``) is turned into short made-up sentences with a known sentiment: a phrase among
-neutral words, sometimes negated. On those a multinomial logistic regression is trained, over the words and the
-character n-grams of their tokens (Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016), which carry
-Korean stems through their endings, and both languages through typing errors. Tokens in reach of a negation are marked
-(Das and Chen, "Yahoo! for Amazon", 2001). It has seen no comment, so every labelled comment is a test
-of it. The lexicon, though, is by the hand that wrote the simulation's phrases, and the marks, the number of sentences
-and the iterations were chosen by looking at simulated comments of three seeds; the other parameters are round numbers.
+neutral words, sometimes negated. On those a multinomial logistic regression is trained, over words, pairs of words and,
+for Korean, the character n-grams that carry a stem through its endings (Joulin et al., "Bag of Tricks for Efficient
+Text Classification", 2016). Words in reach of a negation are marked (Das and Chen, "Yahoo! for Amazon", 2001).
+
+It has seen no comment, so every labelled comment is a test of it. The lexicon, though, is by the hand that wrote the
+simulation's phrases, and the features, the number of sentences and of iterations were chosen by looking at simulated
+comments of three seeds; the other parameters are round numbers.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from sparknlp.annotator import SentimentDetector, Tokenizer
 from sparknlp.base import DocumentAssembler
 
 from lakehouse.settings import Hdfs, Settings, Text
+from models.text import daily
 from models.text.daily import sentiment_model, text_session
 from models.text.errors import error_clusters
 from models.text.evaluate import evaluate
@@ -82,6 +83,8 @@ def main(folder: Path, jars: Path, seed: int) -> None:
     spark = text_session(settings)
     model = sentiment_model(spark, settings)
     events, logs = silver(spark)
+    for name, frame in (("silver.user_events", events), ("silver.service_logs", logs)):
+        frame.write.format("delta").save(settings.table_uri(name))
     texts = spark.createDataFrame([("comments", text) for text in planted(seed)], "source string, text string")
     other = Text(sentiment_pipeline=pretrained(spark, folder), sentiment_column="said")
     configured = sentiment_model(spark, settings.model_copy(update={"text": other}))
@@ -90,7 +93,7 @@ def main(folder: Path, jars: Path, seed: int) -> None:
         "evaluation": evaluate(spark, model, seed, 1500),
         "keywords": rows(keywords(texts)),
         "errors": rows(error_clusters(spark.createDataFrame([(text,) for text in ERRORS], "text string"))),
-        "insights": rows(text_insights(events, logs, DAY, model)),
+        "insights": rows(daily.text_insights(spark, settings, DAY)),
         "configured": rows(text_insights(fab, logs.limit(0), DAY, configured, "said").where("kind = 'sentiment'")),
     }
     (folder / "found.json").write_text(json.dumps(found, default=str))
