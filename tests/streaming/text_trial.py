@@ -31,7 +31,7 @@ ERRORS = (
 
 
 def planted(seed: int) -> list[str]:
-    """Forty texts of words at random, with one phrase of each language in all of them."""
+    """Eighty texts of words at random, with one of two phrases, one a language, in each of them."""
     random = Random(seed)
     fill = [f"{a}{b}" for a in ("alt", "bri", "con", "dor") for b in ("ma", "ne", "ri", "po", "tu")]
     return [" ".join([*random.choices(fill, k=4), random.choice(("harbour bridge", "제주 바다"))]) for _ in range(80)]
