@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,11 @@ def jars(settings: Settings) -> list[Path]:
     return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
 
 
-def spark_session(settings: Settings, app: str) -> SparkSession:
-    """The session of this process, made if there is none; under spark-submit its own settings win."""
+def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> SparkSession:
+    """The session of this process, made if there is none; under spark-submit its own settings win.
+
+    ``more`` are jars beside the connectors'; a session that is there already does not get them.
+    """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
     options = dict(_TUNED)
@@ -72,7 +76,7 @@ def spark_session(settings: Settings, app: str) -> SparkSession:
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
-            "spark.jars": ",".join(map(str, jars(settings))),
+            "spark.jars": ",".join(map(str, [*jars(settings), *more])),
             # C1 alone: Spark's planner keeps C2 busy for minutes, with a third of a core, for code that then waits.
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 "
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",

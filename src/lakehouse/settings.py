@@ -177,6 +177,15 @@ class Mlflow(_Part):
     port: int = 5000
 
 
+class Text(_Part):
+    """The analysis of texts."""
+
+    sentiment_pipeline: str | None = None
+    """Path or URI of a saved pipeline that reads ``text``, such as a pretrained one; ours if None."""
+    sentiment_column: str = "sentiment"
+    """The column it writes: strings, or annotations of Spark NLP."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -203,6 +212,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     realtime: Realtime = Realtime()
     mlflow: Mlflow = Mlflow()
+    text: Text = Text()
 
     @property
     def root(self) -> str:
