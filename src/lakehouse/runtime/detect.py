@@ -1,6 +1,6 @@
 """The stream's detector: each closed minute of a service or host against what it was before, as one stateful query.
 
-It follows ``_internal.gold_changes``. The state of a subject is its chart and the minutes that are not closed yet;
+It follows ``_internal.gold_changes`` and ``silver.system_metrics``. The state of a subject is its chart and the minutes that are not closed yet;
 Spark keeps it with the checkpoint, so a batch that is done again says the same again. A minute is closed once the
 batch before knew a later one of its subject: what still comes for it then changes gold, but not the verdict.
 """
@@ -45,6 +45,8 @@ MEASURES: Mapping[str, tuple[str, ...]] = {
 }
 """What is watched together, of each service in gold.service_health_minute (more requests are no trouble by themselves)
 and the averages of each host in gold.host_utilization_minute."""
+FEWEST = 20
+"""Requests of a minute below which its error rate and percentiles say nothing."""
 UNTRAINED = "untrained"
 """The version of what is said before the first champion."""
 RECENT = 720
@@ -62,36 +64,42 @@ _FOUND = (
 _log = logging.getLogger("lakehouse.anomalies")
 
 
-def values(changes: DataFrame) -> DataFrame:
-    """Rows of gold_changes -> (subject, measure, minute, seq, value); ``subject`` is ``service/<name>`` or
-    ``host/<name>``, ``minute`` since 1970."""
+def services(changes: DataFrame) -> DataFrame:
+    """Rows of gold_changes -> (subject, measure, minute, seq, value) of services' minutes with FEWEST requests.
+
+    ``subject`` is ``service/<name>``, ``minute`` counts from 1970; of equal ones that of the highest ``seq`` is valid.
+    """
     measures = MEASURES["service"]
     row = F.from_json(
-        "row",
-        "window_start timestamp, service string, host string, metric string, avg double, "
-        + ", ".join(f"{name} double" for name in measures),
+        "row", f"window_start timestamp, service string, requests bigint, {', '.join(f'{m} double' for m in measures)}"
     )
-    of_service = F.array(
-        *[F.struct(F.lit(name).alias("measure"), F.col(f"row.{name}").alias("value")) for name in measures]
-    )
-    of_host = F.array(F.struct(F.col("row.metric").alias("measure"), F.col("row.avg").alias("value")))
-    service = F.col("table") == "gold.service_health_minute"
-    read = changes.where(service | (F.col("table") == "gold.host_utilization_minute")).select(
-        "seq", row.alias("row"), service.alias("service")
-    )
+    each = F.array(*[F.struct(F.lit(m).alias("measure"), F.col(f"row.{m}").alias("value")) for m in measures])
     return (
-        read.where(F.col("service") | F.col("row.metric").isin(*MEASURES["host"]))
+        changes.where(F.col("table") == "gold.service_health_minute")
+        .select("seq", row.alias("row"))
+        .where(F.col("row.requests") >= FEWEST)
         .select(
-            F.when(F.col("service"), F.concat(F.lit("service/"), "row.service"))
-            .otherwise(F.concat(F.lit("host/"), "row.host"))
-            .alias("subject"),
-            (F.unix_seconds("row.window_start") / MINUTE_S).cast("bigint").alias("minute"),
-            "seq",
-            F.explode(F.when(F.col("service"), of_service).otherwise(of_host)).alias("one"),
+            F.concat(F.lit("service/"), "row.service").alias("subject"),
+            _minute("row.window_start"), "seq", F.explode(each).alias("one"),
         )
         .select("subject", "one.measure", "minute", "seq", "one.value")
         .where("value is not null")
-    )
+    )  # fmt: skip
+
+
+def hosts(system_metrics: DataFrame) -> DataFrame:
+    """silver.system_metrics -> (subject, measure, minute, seq, value), a row a sample, of which a minute's mean counts.
+
+    gold_changes has no row of gold.host_utilization_minute, which no store mirrors; ``seq`` is -1.
+    """
+    return system_metrics.where(F.col("metric").isin(*MEASURES["host"])).select(
+        F.concat(F.lit("host/"), "host").alias("subject"), F.col("metric").alias("measure"), _minute("time"),
+        F.lit(-1).cast("bigint").alias("seq"), "value",
+    )  # fmt: skip
+
+
+def _minute(time: str) -> Column:
+    return F.floor(F.unix_seconds(F.col(time)) / MINUTE_S).alias("minute")
 
 
 class Alarm(NamedTuple):
@@ -116,19 +124,22 @@ class Subject:
     """The newest minute of the batches before."""
     closed: int = -1
     pending: dict[int, dict[str, tuple[int, float]]] = field(default_factory=dict)
-    """Minute -> measure -> (seq, value) of the minutes that are not closed."""
+    """Minute -> measure -> (seq, value) of the minutes that are not closed; of means (-number of samples, mean)."""
     recent: list[tuple[int, list[float]]] = field(default_factory=list)
     alarmed: dict[str, int] = field(default_factory=dict)
     """Measure -> the last minute with an alarm."""
 
     def fold(self, rows: Iterable[tuple[str, int, int, float]], version: str, limits: Limits) -> list[Alarm]:
-        """Take (measure, minute, seq, value); the alarms of every minute that is closed now."""
+        """Take (measure, minute, seq, value), a sample where ``seq`` is -1; the alarms of all minutes that close now."""
         newest = self.newest
         for measure, minute, seq, value in rows:
             newest = max(newest, minute)
             if minute > self.closed and measure in self.measures:
                 known = self.pending.setdefault(minute, {})
-                if seq >= known.get(measure, (-1, 0.0))[0]:
+                before, mean = known.get(measure, (0, 0.0))
+                if seq < 0:
+                    known[measure] = (before - 1, mean + (value - mean) / (1 - before))
+                elif seq >= before:
                     known[measure] = (seq, value)
         chart = self._chart(version, limits)
         found: list[Alarm] = []
@@ -216,9 +227,9 @@ def frame(name: str, found: list[Alarm], version: str) -> pd.DataFrame:
 
 def detect(spark: SparkSession, settings: Settings, since: Since) -> Following:
     """The query: its source, and what is done with what it finds: table, Elasticsearch, then whoever is to be told."""
-    changes = follow(spark, settings, CHANGES.name, since)
     found = (
-        values(changes)
+        services(follow(spark, settings, CHANGES.name, since))
+        .unionByName(hosts(follow(spark, settings, "silver.system_metrics", since)))
         .groupBy("subject")
         .applyInPandasWithState(
             partial(judge, folder=settings.published / "anomaly"),

@@ -80,3 +80,13 @@ def test_who_is_to_be_told_is_told_with_the_same_id_however_often_it_is_made(age
     (once,), (again,) = tell(alerts.read(), row, now), tell(alerts.read(), row, now)
     assert once == again and once["suppressed"] is suppressed and once["user_id"] == "ops"
     assert once["text"] == "service/feed/p95_ms is unusual: 90, expected were about 50"
+
+
+def test_the_samples_of_a_host_count_by_their_mean() -> None:
+    cpu = "system.cpu.total.norm.pct"
+    calm = [[(cpu, START + at, -1, 0.2 + 0.02 * x) for x in (-1, 0, 1)] for at in range(200)]
+    known, found = subject("host/web-1"), []
+    for minute in [*calm[:150], [(cpu, START + 150, -1, x) for x in (0.9, 0.2, 0.9, 0.4)], *calm[151:]]:
+        for row in minute:
+            found += known.fold([row], "1", Limits())
+    assert [(alarm.minute, round(alarm.value, 9)) for alarm in found][:1] == [(START + 150, 0.6)]
