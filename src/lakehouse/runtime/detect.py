@@ -39,9 +39,10 @@ from lakehouse.sources.topics import NOTIFICATIONS, producer
 QUERY = "anomalies"
 TEXT_KEPT = 200
 """Characters of a template in the name of a series."""
-_FOUND = (
+FOUND = (
     "series string, time timestamp, value double, expected double, score double, model_version string, begins boolean"
 )
+"""The columns of :func:`rows`."""
 _log = logging.getLogger("lakehouse.anomalies")
 
 
@@ -161,7 +162,7 @@ def detect(spark: SparkSession, settings: Settings, since: Since) -> Following:
         .groupBy("subject")
         .applyInPandasWithState(
             partial(judge, folder=folder),
-            _FOUND, "subject binary", "append", GroupStateTimeout.NoTimeout,
+            FOUND, "subject binary", "append", GroupStateTimeout.NoTimeout,
         )
     )  # fmt: skip
     told = alerts.read()
