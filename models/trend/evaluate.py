@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lakehouse.predict.forecast import Forecast, Forecaster, forecast
+from lakehouse.predict.forecast import Forecast, Forecaster, forecast, without_gaps
 from lakehouse.predict.seasonality import autocorrelation, significant
 from models.trend.forecast import fit
 
@@ -39,8 +39,7 @@ def read(file: Path) -> dict[str, _Array]:
 def naive2(x: _Array, horizon: int, m: int) -> _Array:
     """M4's Naive2: the last value, seasonally adjusted by classical multiplicative decomposition if a test says so."""
     factors = np.ones(m)
-    correlation = autocorrelation(x, m) if m > 1 and len(x) >= 3 * m else np.zeros(m + 1)
-    if m > 1 and significant(correlation, len(x))[m]:
+    if m > 1 and len(x) >= 3 * m and (x > 0).all() and significant(autocorrelation(x, m), len(x))[m]:
         kernel = np.ones(m) / m if m % 2 else np.r_[0.5, np.ones(m - 1), 0.5] / m
         half = len(kernel) // 2
         ratio = x[half : len(x) - half] / np.convolve(x, kernel, "valid")
@@ -68,7 +67,8 @@ def measured(train: list[_Array], test: list[_Array], said: Forecast, m: int) ->
     rows = []
     for x, y, f, lo, hi in zip(train, test, said.mean, said.lo, said.hi, strict=True):
         unit, n = seasonal_difference(x, m), len(y)
-        f, lo, hi = f[:n], lo[:n], hi[:n]
+        there = np.isfinite(y)
+        y, f, lo, hi = y[there], f[:n][there], lo[:n][there], hi[:n][there]
         outside = np.maximum(lo - y, 0) + np.maximum(y - hi, 0)
         interval = float(np.mean(hi - lo + 2 / (1 - LEVEL) * outside)) / unit
         inside = float(np.mean((y >= lo) & (y <= hi)))
@@ -79,7 +79,7 @@ def measured(train: list[_Array], test: list[_Array], said: Forecast, m: int) ->
 
 def predicted(train: list[_Array], horizon: int) -> Forecast:
     """Fit and forecast: a global forecaster where the series are long enough, the local ones always."""
-    lower = 0.0 if all((x >= 0).all() for x in train) else None
+    lower = None if any((x < 0).any() for x in train) else 0.0
     made = fit(train, horizon)
     if made is None:
         return forecast(train, horizon, level=LEVEL, lower=lower)
@@ -102,7 +102,7 @@ def evaluate(data: Path, out: Path | None = None) -> dict[str, Any]:
         raise FileNotFoundError(f"no <frequency>-train.csv in {data}; frequencies are {', '.join(FREQUENCIES)}")
     m, horizon = FREQUENCIES[frequency]
     past, future = read(data / f"{frequency}-train.csv"), read(data / f"{frequency}-test.csv")
-    names = [name for name in past if name in future and len(past[name]) and len(future[name])]
+    names = [name for name in past if len(past[name]) and len(future.get(name, ()))]
     train, test = [past[name] for name in names], [future[name][:horizon] for name in names]
     started = time.perf_counter()
     said = predicted(train, horizon)
@@ -114,6 +114,7 @@ def evaluate(data: Path, out: Path | None = None) -> dict[str, Any]:
             writer.writerow(("series", "step", "mean", "lo", "hi"))
             for name, *values in zip(names, said.mean, said.lo, said.hi, strict=True):
                 writer.writerows((name, k + 1, *map(float, row)) for k, row in enumerate(zip(*values, strict=True)))
+    train = [without_gaps(x) for x in train]
     plain = np.array([naive2(x, horizon, m) for x in train])
     ours, base = measured(train, test, said, m), measured(train, test, Forecast(plain, plain, plain), m)
     return {

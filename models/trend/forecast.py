@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lakehouse.predict.forecast import Scale, moments, without_gaps
+from lakehouse.predict.forecast import Forecaster, Scale, moments, without_gaps
 from lakehouse.predict.seasonality import periods as periods_of
 
 WINDOWS = 60_000
@@ -29,42 +29,51 @@ _Array = NDArray[np.float64]
 
 
 def fit(
-    series: Sequence[_Array], horizon: int, periods: Sequence[int] | None = None
+    series: Sequence[_Array], horizon: int, periods: Sequence[int] | None = None, level: float = 0.95
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
     """The manifest and arrays of a :class:`lakehouse.predict.forecast.Forecaster`; None if the series are too short.
 
-    Least absolute errors of whole windows by iteratively reweighted ridge regression (closed form).
+    It is fitted twice: without the last ``horizon`` values, to see by what factor intervals that hold ``level`` of them
+    are wider than the ones said (split conformal, over series), then with all.
 
     Args:
         series: equally spaced values, oldest first, nan in gaps.
         horizon: steps.
         periods: in steps; if None, those found in a tenth of the series or more.
+        level: of the intervals.
     """
-    filled = [values for values in map(without_gaps, series) if len(values) > 2]
-    scaled = [Scale.of(values).to(values) for values in filled]
+    known = [values for values in map(without_gaps, series) if len(values) > 2]
     if periods is None:
-        found = Counter(period for values in scaled for period in periods_of(values))
-        periods = sorted(period for period, count in found.items() if count >= len(scaled) / 10)
-    season = min(periods, default=1)
+        found = Counter(period for values in known for period in periods_of(Scale.of(values).to(values)))
+        periods = sorted(period for period, count in found.items() if count >= len(known) / 10)
+    manifest = {"kind": "forecast", "season": min(periods, default=1), "periods": list(periods), "widen": 1.0}
+    # Most series must have a horizon of windows, also without their last values.
+    shortest = int(np.quantile([len(values) for values in known], 0.1)) if known else 0
     longest = max(periods, default=1)
-    # Most series must have at least a horizon of windows.
-    shortest = int(np.quantile([len(values) for values in scaled], 0.1)) if scaled else 0
-    lags = min(3 * max(longest, horizon if longest == 1 else 1), shortest - 2 * horizon)
+    lags = min(3 * (longest if periods else horizon), shortest - 3 * horizon)
     if lags <= longest:
         return None
+    before = [values[:-horizon] for values in known if len(values) >= lags + 2 * horizon]
+    after = np.array([values[-horizon:] for values in known if len(values) >= lags + 2 * horizon])
+    trial = Forecaster({**manifest, "version": "trial"}, {"coefficients": _coefficients(before, horizon, lags, periods)})
+    said = trial.forecast(before, level=level)
+    room = np.where(after > said.mean, said.hi - said.mean, said.mean - said.lo)
+    off = np.abs(after - said.mean)
+    widen = float(np.quantile(off[room > 0] / room[room > 0], level)) if (room > 0).any() else 1.0
+    return {**manifest, "widen": max(widen, 1.0)}, {"coefficients": _coefficients(known, horizon, lags, periods)}
+
+
+def _coefficients(series: list[_Array], horizon: int, lags: int, periods: Sequence[int]) -> NDArray[np.float32]:
+    """Least absolute errors of whole windows by iteratively reweighted ridge regression (closed form)."""
     width = lags + horizon
-    counts = [len(values) - width + 1 for values in scaled]
-    stride = max(1, -(-sum(count for count in counts if count > 0) // WINDOWS))
-    parts = [
-        np.lib.stride_tricks.sliding_window_view(values, width)[::-stride]
-        for values, count in zip(scaled, counts, strict=True)
-        if count > 0
-    ]
+    scaled = [Scale.of(values).to(values) for values in series if len(values) >= width]
+    stride = -(-sum(len(values) - width + 1 for values in scaled) // WINDOWS)
+    parts = [np.lib.stride_tricks.sliding_window_view(values, width)[::-stride] for values in scaled]
     windows = np.concatenate(parts)
-    centre, spread = moments(windows[:, :lags], season, longest)
+    centre, spread = moments(windows[:, :lags], min(periods, default=1), max(periods, default=1))
     windows = ((windows - centre) / spread).astype(np.float32)
-    x = np.column_stack([windows[:, :lags], np.ones(len(windows), np.float32)])
-    y = windows[:, lags:]
+    x, y = np.column_stack([windows[:, :lags], np.ones(len(windows), np.float32)]), windows[:, lags:]
+    # Every series counts the same, however long.
     importance = np.repeat([1 / len(part) for part in parts], [len(part) for part in parts])
     importance *= spread[:, 0] + LEVEL_SHARE
     weights = importance
@@ -76,4 +85,4 @@ def fit(
         if turn < REWEIGHTINGS:
             error = np.abs(y - x @ b).mean(axis=1)
             weights = importance / np.maximum(error, 0.1 * np.median(error) + 1e-9)
-    return {"kind": "forecast", "season": season, "periods": list(periods)}, {"coefficients": b}
+    return b

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ SHARPNESS = 4
 """Weights are errors to the power of minus this."""
 FLOOR = 1e-3
 """Least scale of a window, as a share of the level: below it differences are noise of rounding."""
+LEAST = 0.01
+"""Logarithms are taken where no value is less than this share of the mean: those of values near 0 are all noise."""
 _Array = NDArray[np.float64]
 
 
@@ -39,7 +42,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become comparable: logarithms where all are positive, else shares of the mean magnitude."""
+    """How values become comparable: logarithms where all are well above 0, else shares of the mean magnitude."""
 
     unit: float
     log: bool
@@ -47,7 +50,7 @@ class Scale:
     @classmethod
     def of(cls, values: _Array) -> Scale:
         """The scale of a series without gaps."""
-        return cls(float(np.abs(values).mean()) or 1.0, bool((values > 0).all()))
+        return cls(float(np.abs(values).mean()) or 1.0, bool(values.min() > LEAST * np.abs(values).mean()))
 
     def to(self, values: _Array) -> _Array:
         """Values -> comparable."""
@@ -77,18 +80,20 @@ class Forecaster:
     """The global forecaster of one kind of series, mixed with the local ones.
 
     Array: ``coefficients`` float32 (lags + 1, horizon), the last row the constant. The manifest tells ``season``, the
-    period by whose differences a window is scaled, and ``periods`` of the series that it was learned from.
+    period by whose differences a window is scaled, ``periods`` of the series that it was learned from, and by what factor to
+    ``widen`` intervals: the past that it was learned from flatters it.
     """
 
     def __init__(self, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         self.version: str = manifest["version"]
         self.season, self.periods = int(manifest["season"]), tuple(int(p) for p in manifest["periods"])
+        self.widen = float(manifest["widen"])
         self._coefficients = arrays["coefficients"]
         self.lags, self.horizon = len(self._coefficients) - 1, self._coefficients.shape[1]
         if self.lags <= max(self.season, *self.periods, 1):
             raise PredictError(f"version {self.version}: {self.lags} lags hold no period")
 
-    def at(self, series: _Array, origins: NDArray[np.intp], horizon: int) -> _Array:
+    def at(self, series: _Array, horizon: int, origins: NDArray[np.intp]) -> _Array:
         """What it says at each origin (the number of values known), in the series' own comparable units."""
         windows = np.lib.stride_tricks.sliding_window_view(series, self.lags)[origins - self.lags]
         centre, spread = moments(windows, self.season, max(self.season, *self.periods, 1))
@@ -151,23 +156,23 @@ def _one(
         return np.repeat(z[origins - 1][:, None], horizon, axis=1)
 
     def recent(origins: NDArray[np.intp]) -> _Array:
-        return np.repeat((sums[origins] - sums[origins - horizon])[:, None] / horizon, horizon, axis=1)
+        return np.repeat((sums[origins] - sums[origins - span])[:, None] / span, horizon, axis=1)
 
     def line(origins: NDArray[np.intp]) -> _Array:
-        slope = (sums[origins] - 2 * sums[origins - horizon] + sums[origins - 2 * horizon]) / horizon**2
+        slope = (sums[origins] - 2 * sums[origins - span] + sums[origins - 2 * span]) / span**2
         return z[origins - 1][:, None] + slope[:, None] * (steps + 1)
 
     def seasonal(period: int) -> Callable[[NDArray[np.intp]], _Array]:
         return lambda origins: z[origins[:, None] - period + steps % period]
 
-    sums = np.r_[0, np.cumsum(z)]
-    asked: list[tuple[int, Callable[[NDArray[np.intp]], _Array]]] = [(1, local), (horizon, recent), (2 * horizon, line)]
+    sums, span = np.r_[0, np.cumsum(z)], max(1, min(horizon, n // 6))
+    asked: list[tuple[int, Callable[[NDArray[np.intp]], _Array]]] = [(1, local), (span, recent), (2 * span, line)]
     asked += [(period, seasonal(period)) for period in periods]
     if model is not None and horizon <= model.horizon:
-        bound = model
-        asked.append((model.lags, lambda origins: bound.at(z, origins, horizon)))
-    # A forecaster takes part if there is a past of half a horizon to ask it about; the last value always does.
-    asked = [(past, say) for past, say in asked if past <= max(n - (horizon + 1) // 2, 1)]
+        asked.append((model.lags, partial(model.at, z, horizon)))
+    # A forecaster takes part if there is a past of half a horizon, or half of all, to ask it about; the last value
+    # always does.
+    asked = [(past, say) for past, say in asked if past <= max(n - max(min(horizon, n) // 2, 1), 1)]
     first = max(past for past, _ in asked)
     origins = np.arange(max(first, n - ORIGINS), n + 1)
     said = np.stack([say(origins) for _, say in asked])
@@ -180,7 +185,7 @@ def _one(
         weights /= weights.sum()
     mixed = np.tensordot(weights, said, 1)
     mean = mixed[-1]
-    width = _width(truth - mixed[:-1], missed, level)
+    width = _width(truth - mixed[:-1], missed, level) * (model.widen if model is not None else 1)
     return np.stack([scale.back(mean), scale.back(mean + width[0]), scale.back(mean + width[1])])
 
 

@@ -27,9 +27,9 @@ def autocorrelation(values: NDArray[np.float64], lags: int) -> NDArray[np.float6
     return np.zeros(lags + 1) if steady else covariance / covariance[0]
 
 
-def significant(correlation: NDArray[np.float64], n: int, chance: float = CHANCE) -> NDArray[np.bool_]:
+def significant(correlation: NDArray[np.float64], n: int) -> NDArray[np.bool_]:
     """Which lags' autocorrelations are larger than chance: Bartlett's formula (Box and Jenkins, section 2.1.6)."""
-    limit = chance / np.sqrt(n) * np.sqrt(1 + 2 * np.r_[0, np.cumsum(correlation[1:-1] ** 2)])
+    limit = CHANCE / np.sqrt(n) * np.sqrt(1 + 2 * np.r_[0, np.cumsum(correlation[1:-1] ** 2)])
     found: NDArray[np.bool_] = np.r_[False, np.abs(correlation[1:]) > limit]
     return found
 
@@ -38,8 +38,7 @@ def periods(values: NDArray[np.float64]) -> tuple[int, ...]:
     """The period of a series without gaps and, if there is one, a longer one beside it; none where it has none.
 
     A straight line goes first. The period is the shortest of the peaks of the autocorrelation that rise highest over
-    the troughs half a period beside them; all lags are looked at, so it has to be larger than the largest of as many
-    by chance. A longer one is the lag of highest autocorrelation, if that is clearly higher (``NEARER``).
+    the troughs half a period beside them, by more than the largest of as many lags does by chance. A longer one is the lag of highest autocorrelation, if that is clearly higher (``NEARER``).
     """
     n = len(values)
     lags = n // CYCLES
@@ -52,16 +51,18 @@ def periods(values: NDArray[np.float64]) -> tuple[int, ...]:
     r = autocorrelation(rest, len(lag) - 1) / (1 - lag / n)  # as if every lag had as many pairs
     inner, lag = r[: lags + 1], lag[: lags + 1]
     peak = np.r_[False, (inner[1:] > inner[:-1]) & (inner[1:] >= r[2 : lags + 2])] & (inner > 0) & (lag > 1)
-    certain = peak & significant(r, n, np.sqrt(2 * np.log(lags)))[: lags + 1]
-    height = np.where(certain, inner - (r[lag // 2] + r[lag + lag // 2]) / 2, 0)
+    height = np.where(peak, inner - (r[lag // 2] + r[lag + lag // 2]) / 2, 0)
+    # Without a season, what correlates within half a period is memory (Bartlett's formula up to there).
+    memory = np.sqrt(1 + 2 * np.cumsum(r**2))[lag // 2]
+    height[(inner < CHANCE * memory / np.sqrt(n)) | (height < np.sqrt(3 * np.log(lags) / n))] = 0
     if height.max() <= 0:
         return ()
     period = int(np.argmax(height >= PEAK * height.max()))
-    period += int(np.argmax(height[period : period + (period + 1) // 2]))  # noise makes peaks beside the peak
+    period += int(np.argmax(inner[period : period + (period + 1) // 2]))  # noise makes peaks beside the peak
     # A flat peak is placed better by a later one.
     turns = min(4, lags // period)
     late = slice(turns * period - turns, turns * period + turns + 1)
-    period = round((late.start + int(np.argmax(r[late]))) / turns)
+    period = max(2, round((late.start + int(np.argmax(r[late]))) / turns))
     further = np.where(peak & (lag >= 2 * period), inner, -1)
     longer = int(np.argmax(further))
     return (period, longer) if 1 - further[longer] < NEARER * (1 - inner[period]) - ROUNDING else (period,)
