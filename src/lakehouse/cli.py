@@ -809,8 +809,25 @@ def demo(
     """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
     from lakehouse.demo import SIZES, demo
 
-    if not demo(_settings(), SIZES[profile], seed, _bar):
+    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoModels()):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+class _DemoModels:
+    """The models' part of the demo, for which it has a Spark session of its own."""
+
+    def train(self, settings: Settings) -> str:
+        """Train, judge, promote and ask all of them; the report."""
+        with _steps("training") as step, _models("demo") as (settings, spark):
+            from models.demo import models
+
+            return models(settings, spark, step)
+
+    def findings(self, settings: Settings) -> str:
+        """What they found."""
+        from models.demo import findings
+
+        return findings(settings)
 
 
 @app.command()

@@ -28,6 +28,8 @@ RECENT = 720
 """Minutes that are kept, for another version to learn from."""
 ONE_INCIDENT = 15
 """Minutes without an alarm after which another one of a measure begins something new."""
+GRACE = 5
+"""Minutes after which a minute is over, even if nothing is known yet of what comes after these: of a history, say."""
 LATELY = 3
 """Minutes that the recent mean of a chart is about."""
 TELLING = 3.0
@@ -85,9 +87,9 @@ class Watched:
     """Measure -> the last minute with an alarm."""
 
     def fold(self, records: Iterable[Record], version: Version) -> list[Alarm]:
-        """Take records; the alarms of the minutes that close: those before the newest of the folds before.
+        """Take records; the alarms of the minutes that are over: those before the newest of the folds before.
 
-        What still comes for a closed minute changes nothing.
+        What still comes for a minute that is over changes nothing.
         """
         newest = self.newest
         for measure, minute, seq, value in records:
@@ -101,7 +103,7 @@ class Watched:
                     known[measure] = (seq, value)
         chart = self._chart(version)
         found: list[Alarm] = []
-        for minute in sorted(m for m in self.pending if m < self.newest):
+        for minute in over(self.pending, self.newest, newest):
             known = self.pending.pop(minute)
             values = [known[measure][1] if measure in known else math.nan for measure in self.measures]
             seen = chart.step(minute * MINUTE_S, values)
@@ -154,7 +156,7 @@ class Lines:
                 known[template] = known.get(template, 0.0) + lines
         rates = TemplateRates.of(self.rates) if self.rates else TemplateRates()
         found: list[Alarm] = []
-        for minute in sorted(m for m in self.pending if m < self.newest):
+        for minute in over(self.pending, self.newest, newest):
             lines = self.pending.pop(minute)
             for one in rates.add(minute, {("", template): int(number) for template, number in lines.items()}):
                 begins = minute - self.alarmed.get(one.template, -ONE_INCIDENT) >= ONE_INCIDENT
@@ -164,6 +166,11 @@ class Lines:
         self.alarmed = {name: at for name, at in self.alarmed.items() if at > self.closed - ONE_INCIDENT}
         self.newest, self.rates = newest, rates.state()
         return found
+
+
+def over(pending: Mapping[int, Any], before: int, newest: int) -> list[int]:
+    """The minutes that are over, where the newest one was ``before`` until this fold and is ``newest`` with it."""
+    return sorted(minute for minute in pending if minute < max(before, newest - GRACE))
 
 
 def watch(subject: str) -> Watched | Lines:

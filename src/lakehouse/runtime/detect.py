@@ -2,8 +2,8 @@
 
 It follows ``_internal.gold_changes``, ``silver.system_metrics`` and ``silver.service_logs``. The state of a subject
 (``predict/watch.py``) is what it has learnt and the minutes that are not over; Spark keeps it with the checkpoint, so a
-batch that is done again says the same again. A minute is over once the batch before knew a later one of its subject:
-what still comes for it then changes gold, but not the verdict.
+batch that is done again says the same again. A minute is over once the batch before knew a later one of its subject, or
+this one knows much later ones: what still comes for it then changes gold, but not the verdict.
 """
 
 from __future__ import annotations
