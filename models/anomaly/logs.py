@@ -1,8 +1,9 @@
 """The template miner on logs in loghub's layout: what the stream runs, over the ``Content`` column, in file order.
 
-What was looked at when the miner was made: HDFS, OpenSSH, Linux and Hadoop of the eight given systems; Apache,
-OpenStack, Spark and Zookeeper were then scored, mean grouping accuracy .85, and showed what was missing: requests
-with a query, sizes with a unit, that four states are no values yet, and empty values. No other system was seen.
+What was looked at when the miner was made: first HDFS, OpenSSH, Linux and Hadoop of the eight given systems (mean
+grouping accuracy .982); Apache, OpenStack, Spark and Zookeeper, scored then, had .850, and showed what was missing:
+targets of requests with a query, sizes with a unit, and that four states are no values yet (``VALUES`` 4 became 5). No
+other system was seen. Without the rule of "for user ann", which Linux asks for, the mean falls from .998 to .983.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def evaluate(data: Path, out: Path | None = None) -> dict[str, Any]:
 
 
 def grouping_accuracy(found: Sequence[Hashable], truth: Sequence[Hashable]) -> float:
-    """Share of lines whose group is exactly one of the truth's (Zhu et al., ICSE-SEIP 2019, section IV-A)."""
+    """Share of lines whose group is exactly one of the truth's (Zhu et al., ICSE-SEIP 2019)."""
     groups, true_groups = _groups(found), set(_groups(truth))
     return sum(len(group) for group in groups if group in true_groups) / len(found)
 
