@@ -37,7 +37,9 @@ def slow_paths(service_logs: DataFrame, since: datetime, until: datetime, thresh
     )
     total = paths.agg(F.sum("over_ms").alias("_total"))
     share = F.coalesce(F.try_divide("over_ms", "_total"), F.lit(0.0))
-    return paths.crossJoin(F.broadcast(total)).withColumn("share", share).drop("_total").orderBy(F.desc("over_ms"), "path")
+    return (
+        paths.crossJoin(F.broadcast(total)).withColumn("share", share).drop("_total").orderBy(F.desc("over_ms"), "path")
+    )
 
 
 @dataclass(frozen=True)

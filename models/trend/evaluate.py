@@ -33,7 +33,10 @@ def read(file: Path) -> dict[str, _Array]:
         table = csv.reader(rows)
         next(table)
         cells = {name: np.array([np.nan if c.strip() in ("", "NA") else float(c) for c in row]) for name, *row in table}
-    return {name: v[: np.flatnonzero(np.isfinite(v))[-1] + 1] if np.isfinite(v).any() else v[:0] for name, v in cells.items()}
+    return {
+        name: v[: np.flatnonzero(np.isfinite(v))[-1] + 1] if np.isfinite(v).any() else v[:0]
+        for name, v in cells.items()
+    }
 
 
 def naive2(x: _Array, horizon: int, m: int) -> _Array:

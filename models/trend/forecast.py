@@ -55,7 +55,9 @@ def fit(
         return None
     before = [values[:-horizon] for values in known if len(values) >= lags + 2 * horizon]
     after = np.array([values[-horizon:] for values in known if len(values) >= lags + 2 * horizon])
-    trial = Forecaster({**manifest, "version": "trial"}, {"coefficients": _coefficients(before, horizon, lags, periods)})
+    trial = Forecaster(
+        {**manifest, "version": "trial"}, {"coefficients": _coefficients(before, horizon, lags, periods)}
+    )
     said = trial.forecast(before, level=level)
     room = np.where(after > said.mean, said.hi - said.mean, said.mean - said.lo)
     off = np.abs(after - said.mean)
