@@ -25,7 +25,7 @@ def autocorrelation(values: NDArray[np.float64], lags: int) -> NDArray[np.float6
     size = 1 << (2 * len(values)).bit_length()
     spectrum = np.abs(np.fft.rfft(centred, size)) ** 2
     covariance = np.fft.irfft(spectrum, size)[: lags + 1]
-    steady = covariance[0] <= 1e-12 * max(1.0, float(values @ values))
+    steady = covariance[0] <= 1e-12 * (values @ values)
     return np.zeros(lags + 1) if steady else covariance / covariance[0]
 
 
@@ -51,6 +51,8 @@ def periods(values: NDArray[np.float64]) -> tuple[int, ...]:
     time = np.arange(n) - (n - 1) / 2
     rest = values - values.mean()
     rest = rest - time * (time @ rest) / (time @ time)
+    if rest @ rest <= 1e-12 * (values @ values):
+        return ()
     r = autocorrelation(rest, len(lag) - 1) / (1 - lag / n)  # as if every lag had as many pairs
     inner, lag = r[: lags + 1], lag[: lags + 1]
     peak = np.r_[False, (inner[1:] > inner[:-1]) & (inner[1:] >= r[2 : lags + 2])] & (inner > 0) & (lag > 1)
