@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -47,24 +47,24 @@ def trending(
         least: a term counted less often in the window is none.
         z: a term that rose by fewer standard errors is none.
     """
-    recent: Counter[str] = Counter()
-    before: Counter[str] = Counter()
+    recent: defaultdict[str, float] = defaultdict(float)
+    before: defaultdict[str, float] = defaultdict(float)
     for time, term, count in counts:
         if now - window <= time < now:
-            recent[term] += count  # type: ignore[assignment]
+            recent[term] += count
         elif now - window - past <= time < now - window:
-            before[term] += count  # type: ignore[assignment]
+            before[term] += count
     n, m = sum(recent.values()), sum(before.values())
     if not n:
         return []
     topics = []
     for term, count in recent.items():
         prior = PRIOR * (count + before[term]) / (n + m)
-        rest = PRIOR - prior
         here, there = count + prior, before[term] + prior
-        odds = log(here / (n - count + rest)) if n - count + rest > 0 else 0.0
-        odds_before = log(there / (m - before[term] + rest)) if m - before[term] + rest > 0 else 0.0
-        score = (odds - odds_before) / sqrt(1 / here + 1 / there)
+        others_here, others_there = n + PRIOR - here, m + PRIOR - there
+        if min(others_here, others_there) <= 0:  # the only term there is
+            continue
+        score = (log(here / others_here) - log(there / others_there)) / sqrt(1 / here + 1 / there)
         if count >= least and score >= z:
             topics.append(Topic(term, count, before[term], score))
     return sorted(topics, key=lambda topic: (-topic.z, topic.term))[:top]

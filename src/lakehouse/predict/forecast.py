@@ -29,6 +29,8 @@ FLOOR = 1e-3
 LEAST = 0.01
 """Logarithms are taken where no value is less than this share of the mean: those of values near 0 are all noise."""
 _Array = NDArray[np.float64]
+_Origins = NDArray[np.intp]
+_Says = Callable[[_Origins], _Array]
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Forecaster:
     """The global forecaster of one kind of series, mixed with the local ones.
 
     Array: ``coefficients`` float32 (lags + 1, horizon), the last row the constant. The manifest tells ``season``, the
-    period by whose differences a window is scaled, ``periods`` of the series that it was learned from, and by what factor to
-    ``widen`` intervals: the past that it was learned from flatters it.
+    period by whose differences a window is scaled, ``periods`` of the series that it was learned from, and by
+    what factor to ``widen`` intervals: the past that it was learned from flatters it.
     """
 
     def __init__(self, manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -93,7 +95,7 @@ class Forecaster:
         if self.lags <= max(self.season, *self.periods, 1):
             raise PredictError(f"version {self.version}: {self.lags} lags hold no period")
 
-    def at(self, series: _Array, horizon: int, origins: NDArray[np.intp]) -> _Array:
+    def at(self, series: _Array, horizon: int, origins: _Origins) -> _Array:
         """What it says at each origin (the number of values known), in the series' own comparable units."""
         windows = np.lib.stride_tricks.sliding_window_view(series, self.lags)[origins - self.lags]
         centre, spread = moments(windows, self.season, max(self.season, *self.periods, 1))
@@ -146,47 +148,54 @@ def forecast(
 def _one(
     known: _Array, values: _Array, horizon: int, periods: Sequence[int] | None, level: float, model: Forecaster | None
 ) -> _Array:
+    """Mean, lower and upper end, (3, horizon), of one series: without gaps, and as it came."""
     scale = Scale.of(known)
-    z, n, steps = scale.to(known), len(known), np.arange(horizon)
-    seen = values[np.flatnonzero(np.isfinite(values))[0] :][:n]
+    z, n = scale.to(known), len(known)
     if periods is None:
         periods = sorted({*periods_of(z), *(model.periods if model is not None else ())})
-
-    def local(origins: NDArray[np.intp]) -> _Array:
-        return np.repeat(z[origins - 1][:, None], horizon, axis=1)
-
-    def recent(origins: NDArray[np.intp]) -> _Array:
-        return np.repeat((sums[origins] - sums[origins - span])[:, None] / span, horizon, axis=1)
-
-    def line(origins: NDArray[np.intp]) -> _Array:
-        slope = (sums[origins] - 2 * sums[origins - span] + sums[origins - 2 * span]) / span**2
-        return z[origins - 1][:, None] + slope[:, None] * (steps + 1)
-
-    def seasonal(period: int) -> Callable[[NDArray[np.intp]], _Array]:
-        return lambda origins: z[origins[:, None] - period + steps % period]
-
-    sums, span = np.r_[0, np.cumsum(z)], max(1, min(horizon, n // 6))
-    asked: list[tuple[int, Callable[[NDArray[np.intp]], _Array]]] = [(1, local), (span, recent), (2 * span, line)]
-    asked += [(period, seasonal(period)) for period in periods]
-    if model is not None and horizon <= model.horizon:
-        asked.append((model.lags, partial(model.at, z, horizon)))
     # A forecaster takes part if there is a past of half a horizon, or half of all, to ask it about; the last value
     # always does.
-    asked = [(past, say) for past, say in asked if past <= max(n - max(min(horizon, n) // 2, 1), 1)]
-    first = max(past for past, _ in asked)
-    origins = np.arange(max(first, n - ORIGINS), n + 1)
+    most = max(n - max(min(horizon, n) // 2, 1), 1)
+    asked = [(past, say) for past, say in _forecasters(z, horizon, periods, model) if past <= most]
+    origins = np.arange(max(n - ORIGINS, *(past for past, _ in asked)), n + 1)
     said = np.stack([say(origins) for _, say in asked])
-    truth = np.r_[np.where(np.isfinite(seen), z, np.nan), np.full(horizon, np.nan)][origins[:-1, None] + steps]
-    missed = np.isfinite(truth)
-    weights = np.full(len(asked), 1 / len(asked))
-    if missed.any():
-        error = np.abs(said[:, :-1] - truth)[:, missed].mean(axis=1)
+    seen = np.isfinite(values[np.flatnonzero(np.isfinite(values))[0] :][:n])
+    truth = np.r_[np.where(seen, z, np.nan), np.full(horizon, np.nan)][origins[:-1, None] + np.arange(horizon)]
+    there = np.isfinite(truth)
+    weights = np.ones(len(asked))
+    if there.any():
+        error = np.abs(said[:, :-1] - truth)[:, there].mean(axis=1)
         weights = (error + 1e-3 * error.mean() + 1e-9) ** -SHARPNESS
-        weights /= weights.sum()
-    mixed = np.tensordot(weights, said, 1)
-    mean = mixed[-1]
-    width = _width(truth - mixed[:-1], missed, level) * (model.widen if model is not None else 1)
+    mixed = np.tensordot(weights / weights.sum(), said, 1)
+    mean, width = mixed[-1], _width(truth - mixed[:-1], there, level)
+    if model is not None:
+        width *= model.widen
     return np.stack([scale.back(mean), scale.back(mean + width[0]), scale.back(mean + width[1])])
+
+
+def _forecasters(z: _Array, horizon: int, periods: Sequence[int], model: Forecaster | None) -> list[tuple[int, _Says]]:
+    """How many values each needs to know, and what it says at origins (numbers of values known)."""
+    steps, span = np.arange(horizon), max(1, min(horizon, len(z) // 6))
+    sums: _Array = np.r_[0, np.cumsum(z)]
+
+    def last(origins: _Origins) -> _Array:
+        return np.asarray(z[origins[:, None] - 1 + 0 * steps])
+
+    def recent(origins: _Origins) -> _Array:
+        return np.asarray((sums[origins] - sums[origins - span])[:, None] / span + 0 * steps)
+
+    def line(origins: _Origins) -> _Array:
+        slope = (sums[origins] - 2 * sums[origins - span] + sums[origins - 2 * span]) / span**2
+        return np.asarray(last(origins) + slope[:, None] * (steps + 1))
+
+    def seasonal(period: int, origins: _Origins) -> _Array:
+        return np.asarray(z[origins[:, None] - period + steps % period])
+
+    found: list[tuple[int, _Says]] = [(1, last), (span, recent), (2 * span, line)]
+    found += [(period, partial(seasonal, period)) for period in periods]
+    if model is not None and horizon <= model.horizon:
+        found.append((model.lags, partial(model.at, z, horizon)))
+    return found
 
 
 def _width(residuals: _Array, there: NDArray[np.bool_], level: float) -> _Array:
