@@ -27,9 +27,8 @@ def models(settings: Settings, spark: Any, step: Callable[[str], None]) -> str:
         version, measured = train(settings, model, spark)
         step(f"judging {model}")
         decision = promote(settings, model, spark, "demo", WHY)
-        lines.append(
-            f"  {model:<12} version {version}: {measured.metric} {measured.value:.3f} on held-out time, {decision.action}"
-        )
+        worth = f"{measured.metric} {measured.value:.3f} on held-out time"
+        lines.append(f"  {model:<12} version {version}: {worth}, {decision.action}")
         lines += [f"    {reason}" for reason in decision.reasons]
         if Registry(settings).answering(model) is not None:
             step(f"scoring by {model}")

@@ -28,6 +28,8 @@ RECENT = 720
 """Minutes that are kept, for another version to learn from."""
 ONE_INCIDENT = 15
 """Minutes without an alarm after which another one of a measure begins something new."""
+ACQUAINTED = 60
+"""Minutes of a log in which all is new, and nothing of it unusual."""
 GRACE = 5
 """Minutes after which a minute is over, even if nothing is known yet of what comes after these: of a history, say."""
 LATELY = 3
@@ -140,6 +142,7 @@ class Watched:
 class Lines:
     """The log of a service: how often each template comes. A measure is a template."""
 
+    first: int = -1
     rates: dict[str, Any] | None = None
     newest: int = -1
     closed: int = -1
@@ -151,6 +154,7 @@ class Lines:
         newest = self.newest
         for template, minute, _, lines in records:
             newest = max(newest, minute)
+            self.first = minute if self.first < 0 else self.first
             if minute > self.closed:
                 known = self.pending.setdefault(minute, {})
                 known[template] = known.get(template, 0.0) + lines
@@ -161,7 +165,8 @@ class Lines:
             for one in rates.add(minute, {("", template): int(number) for template, number in lines.items()}):
                 begins = minute - self.alarmed.get(one.template, -ONE_INCIDENT) >= ONE_INCIDENT
                 self.alarmed[one.template] = minute
-                found.append(Alarm(one.template, minute, float(one.lines), one.expected, one.score, begins))
+                if minute - self.first >= ACQUAINTED:
+                    found.append(Alarm(one.template, minute, float(one.lines), one.expected, one.score, begins))
             self.closed = minute
         self.alarmed = {name: at for name, at in self.alarmed.items() if at > self.closed - ONE_INCIDENT}
         self.newest, self.rates = newest, rates.state()
