@@ -9,7 +9,7 @@ from typing import Any
 
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
-from models.gate import faults, judge
+from models.gate import DRIFT, faults, judge
 from models.kinds import kind
 from models.registry import CHALLENGER, Decision, Registry
 from models.trained import Measured, ModelError
@@ -47,6 +47,26 @@ def train(settings: Settings, model: str, spark: Any, now: datetime | None = Non
                            one.hold_out(spark, settings, versions, now))  # fmt: skip
     metrics = {measured.metric: measured.value, "p99_ms": measured.p99_ms, **measured.more}
     return registry.register(trained, metrics), measured
+
+
+def outdated(settings: Settings, model: str, spark: Any, now: datetime | None = None) -> list[str]:
+    """Why the champion should be trained anew: there is none, it is old, or its inputs have drifted; none: it is well.
+
+    Raises:
+        ModelError: MLflow does not answer.
+    """
+    registry, one, now = Registry(settings), kind(model), now or datetime.now(UTC)
+    answering = registry.answering(model)
+    if answering is None:
+        return ["no version answers yet"]
+    champion = registry.read(model, answering.version)
+    found = []
+    if now - champion.until > one.bounds.max_age / 2:
+        found.append(f"it has learnt nothing after {champion.until:%Y-%m-%dT%H:%MZ}")
+    drift = one.drift(champion.reference, spark, settings, now)
+    return found + [
+        f"{name} has drifted (stability index {index:.2f})" for name, index in drift.items() if index > DRIFT
+    ]
 
 
 def assess(settings: Settings, model: str, version: str, spark: Any, now: datetime | None = None) -> Verdict:

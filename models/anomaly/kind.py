@@ -188,7 +188,7 @@ def _measured(held: Held, found: Mapping[str, set[int]], took: list[float]) -> M
         order = held.minutes[name].index
         hit = 0
         for first, last in windows:
-            place = int(order.get_loc(first))
+            place = int(order.searchsorted(first))
             seen = set(order[place : place + FOUND_WITHIN].tolist())  # a subject's own next minutes
             hit += bool(seen & set(alarms)) and last >= first
         tally = counts.setdefault(f"{name.partition('/')[0]}s", [0, 0, 0, 0])

@@ -116,7 +116,8 @@ def choose(
         model = Neighbours({**manifest, "version": "tried"}, made)
         hits = np.zeros((len(wanted), K), dtype=bool)
         for row, (user, items) in enumerate(wanted.items()):
-            top = model.top(known[user], known[user], K)
+            history = known[str(user)]
+            top = model.top(history, history, K)
             hits[row, : len(top)] = [item in items for item, _ in top]
         return measure(hits, wanted.map(len).to_numpy())["ndcg@10"]
 

@@ -54,8 +54,8 @@ def train(
         manifest, arrays = linear.fit(x, decay=decay, choice=choice)
     first = frame["at"].min()
     then = datetime.fromtimestamp(now.timestamp() - recency.HELD * (now.timestamp() - first), UTC)
-    before = of_events(user_events, then)
-    before = (before.where(_sampled()) if large else before).toPandas()
+    then_known = of_events(user_events, then)
+    before = (then_known.where(_sampled()) if large else then_known).toPandas()
     hours = recency.choose(before, frame, recency.attention(user_events, then).toPandas(), choice, decay)
     if hours and not large:
         manifest, arrays = linear.tastes(x, choice.rank, decay=decay)

@@ -719,14 +719,35 @@ def _models(app_name: str) -> Iterator[tuple[Settings, Any]]:
 
 
 @app.command()
-def train(model: Model, as_json: Json = False) -> None:
+def train(
+    model: Model,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Then let the gate decide, and score if it lets it.")
+    ] = False,
+    if_outdated: Annotated[
+        bool, typer.Option("--if-outdated", help="Only if the champion is old, or its inputs have drifted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Train a model on the tables as they are now; the new version is MLflow's @challenger."""
     with _steps(f"training {model}"), _models(f"train-{model}") as (settings, spark):
-        from models.lifecycle import train
+        from models import lifecycle
+        from models.scoring import score
 
-        version, measured = train(settings, model, spark)
-    found = {"model": model, "version": version, **measured.json()}
+        why = lifecycle.outdated(settings, model, spark) if if_outdated else ["asked for"]
+        if not why:
+            typer.echo(f"{model}: the champion is well, nothing is trained")
+            return
+        version, measured = lifecycle.train(settings, model, spark)
+        found = {"model": model, "version": version, **measured.json()}
+        if promote:
+            decision = lifecycle.promote(settings, model, spark, _user(), "; ".join(why), version)
+            found |= {"action": decision.action, "reasons": list(decision.reasons)}
+            if not decision.reasons:
+                found |= score(settings, model, spark)
     _print_json(found) if as_json else _print_facts(found)
+    if found.get("reasons"):
+        raise typer.Exit(PROBLEMS_FOUND)
 
 
 @app.command()

@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     learnt: bool
 
 
-@njit(cache=True)  # compiled anew when this file changes, not when chart.py's constants do
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _step(
     state: Floats, time: float, value: float, memory: float, learn: float, rest: float, warm: float
 ) -> tuple[float, float, bool]:

@@ -161,8 +161,8 @@ class Lines:
         rates = TemplateRates.of(self.rates) if self.rates else TemplateRates()
         found: list[Alarm] = []
         for minute in over(self.pending, self.newest, newest):
-            lines = self.pending.pop(minute)
-            for one in rates.add(minute, {("", template): int(number) for template, number in lines.items()}):
+            counts = {("", template): int(number) for template, number in self.pending.pop(minute).items()}
+            for one in rates.add(minute, counts):
                 begins = minute - self.alarmed.get(one.template, -ONE_INCIDENT) >= ONE_INCIDENT
                 self.alarmed[one.template] = minute
                 if minute - self.first >= ACQUAINTED:

@@ -134,7 +134,7 @@ def judge(key: tuple[str], parts: Iterable[pd.DataFrame], state: GroupState, fol
 
 def records(part: pd.DataFrame) -> Iterator[Record]:
     """The records of a frame with the columns measure, minute, seq and value."""
-    return part[["measure", "minute", "seq", "value"]].itertuples(index=False, name=None)  # type: ignore[return-value]
+    return part[["measure", "minute", "seq", "value"]].itertuples(index=False, name=None)
 
 
 def rows(subject: str, found: list[Alarm], version: str) -> pd.DataFrame:
