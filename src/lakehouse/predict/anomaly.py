@@ -77,6 +77,7 @@ class Reading(NamedTuple):
     learnt: bool
 
 
+# Compiled anew when this file changes, not when the constants of chart.py do.
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _step(
     state: Floats, time: float, value: float, memory: float, learn: float, rest: float, warm: float

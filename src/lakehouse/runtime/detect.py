@@ -141,7 +141,8 @@ def rows(subject: str, found: list[Alarm], version: str) -> pd.DataFrame:
     """Alarms of a subject as rows of gold.anomalies with ``begins``."""
     return pd.DataFrame(
         {
-            "series": [f"{subject}/{alarm.measure}" for alarm in found],
+            # The type is said, for where there is none: Spark takes no numbers for texts.
+            "series": pd.Series([f"{subject}/{alarm.measure}" for alarm in found], dtype=object),
             "time": pd.to_datetime([alarm.minute * MINUTE_S for alarm in found], unit="s"),
             "value": [alarm.value for alarm in found],
             "expected": [alarm.expected for alarm in found],
