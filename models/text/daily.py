@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import date as Date
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
 from lakehouse import stack
+from lakehouse.gold.text_insights_daily import TABLE
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 from models.text import insights, sentiment
@@ -44,3 +46,19 @@ def text_insights(spark: SparkSession, settings: Settings, date: Date) -> DataFr
     )
     model, column = sentiment_model(spark, settings), settings.text.sentiment_column
     return insights.text_insights(events, logs, date, model, column)
+
+
+def write(spark: SparkSession, settings: Settings, date: Date) -> dict[str, Any]:
+    """Let gold.text_insights_daily hold what a day's texts say now, in one commit; how many rows."""
+    rows = text_insights(spark, settings, date).persist()
+    try:
+        (
+            rows.coalesce(1)
+            .write.format("delta")
+            .mode("overwrite")
+            .option("replaceWhere", f"date = '{date.isoformat()}'")
+            .save(settings.table_uri(TABLE.name))
+        )
+        return {"date": date.isoformat(), "rows": rows.count()}
+    finally:
+        rows.unpersist()

@@ -788,6 +788,27 @@ def score(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+def insights(
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day, UTC; written anew [yesterday].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fill gold.text_insights_daily for a day: keywords, the mood of comments, groups of errors, by Spark NLP."""
+    settings = _settings()
+    _java_home(settings)
+    _from_checkout()
+    from models.text.daily import text_session, write
+
+    day = date.date() if date else (datetime.now(UTC) - timedelta(days=1)).date()
+    with _steps(f"reading the texts of {day}"):
+        spark = text_session(settings)
+        found = write(spark, settings, day)
+        spark.stop()
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
 def evaluate(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="recommender, anomaly, logs or trend.")],
     data: Annotated[Path, typer.Option(help="A published data set as it is distributed: file or folder.")],

@@ -14,7 +14,7 @@ from lakehouse.bronze import service_logs as _bronze_logs
 from lakehouse.bronze import system_metrics as _bronze_metrics
 from lakehouse.bronze import user_events as _bronze_events
 from lakehouse.contracts import Contract, contracts
-from lakehouse.gold import anomalies, forecasts, recommendations, trending_posts
+from lakehouse.gold import anomalies, forecasts, recommendations, text_insights_daily, trending_posts
 from lakehouse.gold.activity_minute import ACTIVITY_MINUTE
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.gold.host_utilization_minute import HOST_UTILIZATION_MINUTE
@@ -125,8 +125,9 @@ ANALYSES: tuple[Analysis, ...] = (
         forecasts.TABLE,
         (StoreKey("elasticsearch", "analysis-forecasts", forecasts.TABLE.name),),
     ),
+    Analysis(("silver.user_events", "silver.service_logs"), text_insights_daily.TABLE, ()),
 )
-"""What ``lakehouse score`` and the stream's detector write, each the only writer of its table."""
+"""What ``lakehouse score`` and ``insights`` and the stream's detector write."""
 TABLES: dict[str, Table] = {
     **STREAMED,
     **{analysis.table.name: analysis.table for analysis in ANALYSES},

@@ -27,6 +27,7 @@ ANALYSED = {
     "gold.recommendations": "user_id rank post_id score model_version at",
     "gold.anomalies": "series time value expected score model_version",
     "gold.forecasts": "series time mean lo hi model_version made_at",
+    "gold.text_insights_daily": "date source kind term score count",
 }
 """Section 3 of the design."""
 
