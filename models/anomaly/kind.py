@@ -37,7 +37,8 @@ PLANTED = 0.02
 LENGTH, SIZE = (5, 15), (4.0, 12.0)
 """Minutes that it lasts; how far it is off, in standard deviations of the measure's minutes."""
 FOUND_WITHIN = 3
-DEVIATES = (3.5, 4.0, 5.0, 6.0, 7.0)
+DEVIATES = (5.0, 6.0, 7.0)
+"""Limits that are tried; below 5, what comes between incidents rarer than planted ones would mostly be false alarms."""
 LINES = 200_000
 """Log lines that templates are mined from, the newest."""
 FEATURES = {"level": "log.level", "service": "service.name"}
