@@ -24,7 +24,7 @@ from lakehouse.settings import PROJECT, Settings
 from lakehouse.sinks import logs_live
 from lakehouse.sinks.elasticsearch import HEALTH, LOGS, METRICS, ElasticsearchSink
 from lakehouse.sinks.mongo import MongoSink
-from lakehouse.sources.analysis import read_table, register
+from lakehouse.sources.analysis import StoreError, read_table, register
 from lakehouse.sources.lake import LakeError
 from tests.integration.lake import environment
 
@@ -122,17 +122,20 @@ def spark(held: Settings) -> Iterator[SparkSession]:
     session.stop()
 
 
-def reads(frame: DataFrame) -> list[tuple[str, dict[str, int]]]:
-    """What each scan of a query took from its store, in the order of the plan, once the query ran."""
-    found = []
+STORES = {"MongoTable": "mongodb", "ElasticsearchRelation": "elasticsearch", "FileScan": "delta"}
+
+
+def reads(frame: DataFrame) -> dict[str, tuple[str, dict[str, int]]]:
+    """Store -> the scan of it and what that took from there, once the query ran."""
+    found = {}
     scans = frame._jdf.queryExecution().executedPlan().collectLeaves().iterator()
     while scans.hasNext():
         scan = scans.next()
-        metrics, numbers = scan.metrics(), {}
-        for name in ("numOutputRows", "numFiles"):
-            if metrics.contains(name):
-                numbers[name] = metrics.apply(name).value()
-        found.append((scan.simpleString(10_000), numbers))
+        metrics, plan = scan.metrics(), scan.simpleString(10_000)
+        numbers = {
+            name: metrics.apply(name).value() for name in ("numOutputRows", "numFiles") if metrics.contains(name)
+        }
+        found[next(store for word, store in STORES.items() if word in plan)] = plan, numbers
     return found
 
 
@@ -161,14 +164,14 @@ def test_each_store_is_asked_only_for_what_a_query_needs(held: Settings, spark: 
         and h.date = date '{ago(days=2).date()}' and l.`@timestamp` >= timestamp '{ago(minutes=30)}'"""
     )
     assert len(frame.collect()) == 3
-    (mongodb, profiles), (delta, files), (elasticsearch, logs) = sorted(reads(frame), key=lambda r: "Batch" not in r[0])
-    if "Elastic" in delta:
-        (delta, files), (elasticsearch, logs) = (elasticsearch, logs), (delta, files)
-    assert ("user_profiles" in mongodb, profiles) == (True, {"numOutputRows": 1})  # of 49
-    assert "GreaterThanOrEqual(@timestamp" in elasticsearch
-    assert logs == {"numOutputRows": 3}  # of 24
-    assert "EqualTo(date" in delta
-    assert files == {"numOutputRows": 3, "numFiles": 1}  # of 9 in 3
+    found = reads(frame)
+    assert {store: numbers for store, (_, numbers) in found.items()} == {
+        "mongodb": {"numOutputRows": 1},  # of 49
+        "elasticsearch": {"numOutputRows": 3},  # of 24
+        "delta": {"numOutputRows": 3, "numFiles": 1},  # of 9 in 3
+    }
+    assert "PushedFilters: [IsNotNull(@timestamp), GreaterThanOrEqual(@timestamp" in found["elasticsearch"][0]
+    assert "EqualTo(date" in found["delta"][0]
 
 
 def test_a_search_is_done_by_elasticsearch_and_structs_keep_their_fields(held: Settings, spark: SparkSession) -> None:
@@ -176,7 +179,7 @@ def test_a_search_is_done_by_elasticsearch_and_structs_keep_their_fields(held: S
     register(spark, held, ["elasticsearch.logs_service"], search)
     frame = spark.sql("select * from elasticsearch.logs_service")
     (row,) = frame.collect()
-    assert [numbers for _, numbers in reads(frame)] == [{"numOutputRows": 1}]
+    assert reads(frame)["elasticsearch"][1] == {"numOutputRows": 1}
     found = row.asDict(recursive=True)
     wanted = REQUESTS[3] | {"@timestamp": ago(hours=3).replace(tzinfo=None), "host": None}
     assert found | {"@timestamp": found["@timestamp"].replace(tzinfo=None)} == wanted | {
@@ -196,10 +199,15 @@ def test_every_name_can_be_read(held: Settings, spark: SparkSession) -> None:
 
 
 def test_a_table_is_read_as_it_was(held: Settings, spark: SparkSession) -> None:
-    assert read_table(spark, held, HISTORY, 0).count() == 3
-    assert read_table(spark, held, HISTORY, datetime.now(UTC) - timedelta(0)).count() == 9
+    register(spark, held, [HISTORY])
+    commits = dict(spark.sql(f"describe history {HISTORY}").select("version", "timestamp").collect())
+    versions = (None, 0, 1, commits[1])
+    assert [read_table(spark, held, HISTORY, version).count() for version in versions] == [9, 3, 6, 6]
+    assert spark.sql(f"select * from {HISTORY} version as of 1").count() == 6
     with pytest.raises(LakeError, match=r"not readable as of 7: .*Available versions: \[0, 2\]"):
         read_table(spark, held, HISTORY, 7)
+    with pytest.raises(LakeError, match="no such table"):
+        read_table(spark, held, "gold.nothing", 1)
 
 
 def test_secrets_are_in_no_plan(held: Settings, spark: SparkSession) -> None:
@@ -223,12 +231,22 @@ def test_secrets_are_in_no_plan(held: Settings, spark: SparkSession) -> None:
     [
         ("select * from mongodb.user_profile", "no table mongodb.user_profile: did you mean mongodb.user_profiles?"),
         ("select devic from mongodb.user_profiles", "no column devic: did you mean device?"),
-        ("select * from elasticsearch.logs_service", "Failed to parse query"),
         ("delete from mongodb.user_profiles", "syntax error"),
     ],
 )
 def test_a_query_that_fails_says_why_in_one_line(held: Settings, spark: SparkSession, sql: str, words: str) -> None:
     with pytest.raises(QueryError) as caught:
-        query_spark(held, sql, {"elasticsearch.logs_service": "(unbalanced"})
+        query_spark(held, sql)
     assert words.lower() in str(caught.value).lower()
     assert "\n" not in str(caught.value)
+
+
+def test_a_search_that_elasticsearch_does_not_understand_is_one_line(held: Settings, spark: SparkSession) -> None:
+    with pytest.raises(StoreError, match=r"^elasticsearch\.logs_service cannot be searched for '\(a': .*$") as caught:
+        register(spark, held, ["elasticsearch.logs_service"], {"elasticsearch.logs_service": "(a"})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_is_not_there_yet_is_named(held: Settings, spark: SparkSession) -> None:
+    with pytest.raises(StoreError, match="Elasticsearch has no index analysis-forecasts yet"):
+        query_spark(held, "select * from elasticsearch.analysis_forecasts")

@@ -52,14 +52,18 @@ with history as (
   from elasticsearch.logs_service
   where `@timestamp` >= now() - interval 1 day and http.response.status_code >= 500 group by all
 )
-select p._id as user_id, h.days, h.events, h.posts, p.device, p.page, p.last_at, f.service, sum(f.failures) as failures
+select /*+ broadcast(f) */ p._id as user_id, h.days, h.events, h.posts, p.device, p.page, p.last_at, f.service,
+  sum(f.failures) as failures
 from mongodb.user_profiles p
 join history h on h.user_id = p._id
 join failures f on f.minute between date_trunc('minute', p.last_session.start) and p.last_session.end
 where p.last_at >= now() - interval 1 day
 group by all order by failures desc, user_id, service limit 20
 """
-"""Who was there while a service failed: users by history and profile, and what failed during their last session."""
+"""Who was there while a service failed: users by history and profile, and what failed during their last session.
+
+Spark does not know how much a store holds: without the hint it would read the profiles once for each part of the rest.
+"""
 
 
 # --- shapes: nothing is sampled, so an empty store has its columns, too ----------------------------------------------
@@ -170,7 +174,7 @@ def read_collection(spark: SparkSession, settings: Settings, name: str) -> DataF
         .option("connection.uri", settings.mongo.uri.get_secret_value())
         .option("database", settings.mongo.database)
         .option("collection", name)
-        # Cut by counting: the stand-in has no sampling, and the servers that have it answer this as well.
+        # Not the connector's default, which cuts by $bucketAuto: the stand-in has no such stage.
         .option("partitioner", "com.mongodb.spark.sql.connector.read.partitioner.PaginateIntoPartitionsPartitioner")
         .option("partitioner.options.max.number.of.partitions", settings.spark.shuffle_partitions)
         .load()
@@ -207,8 +211,12 @@ def _elasticsearch(spark: SparkSession, settings: Settings, name: str, search: s
         # It takes documents that are malformed, of which no columns can be made: they are left out, with a warning.
         options |= {"es.read.data.error.handlers": "log", "es.read.data.error.handler.log.logger.name": LOGS_LIVE}
     if search:
-        options["es.query"] = orjson.dumps({"query": {"query_string": {"query": search}}}).decode()
+        options["es.query"] = orjson.dumps(_query(search)).decode()
     return options
+
+
+def _query(search: str) -> dict[str, Any]:
+    return {"query": {"query_string": {"query": search}}}
 
 
 def _leaves(kind: T.StructType, above: str = "") -> list[str]:
@@ -253,7 +261,7 @@ def register(
     there: dict[str, set[str]] = {}
     for store in {name.partition(".")[0] for name in wanted if name in NAMES}:
         try:
-            there[store] = _there(settings, store)
+            there[store] = _there(settings, store, searches)
         except StoreError as error:
             if names is not None:
                 raise
@@ -290,8 +298,8 @@ def _is_table(settings: Settings, name: str) -> bool:
     return True
 
 
-def _there(settings: Settings, store: str) -> set[str]:
-    """What can be read of a store; StoreError where it does not answer."""
+def _there(settings: Settings, store: str, searches: Mapping[str, str]) -> set[str]:
+    """What can be read of a store; StoreError where it does not answer or does not understand a search."""
     if store == "mongodb":
         address = settings.mongo.uri.get_secret_value()
         try:
@@ -303,7 +311,16 @@ def _there(settings: Settings, store: str) -> set[str]:
     address = settings.elasticsearch.url.get_secret_value()
     try:
         with Elasticsearch(address, request_timeout=ANSWERS_WITHIN, max_retries=0) as elastic:
-            return {index for index in INDICES if elastic.indices.exists(index=index)}
+            there = {index for index in INDICES if elastic.indices.exists(index=index)}
+            for name, search in searches.items():
+                query = _query(search)["query"]
+                found = elastic.indices.validate_query(
+                    index=NAMES[name], query=query, explain=True, ignore_unavailable=True
+                )
+                if not found["valid"]:
+                    why = found["explanations"][0]["error"].splitlines()[0]
+                    raise StoreError(f"{name} cannot be searched for {search!r}: {why}")
+            return there
     except (ApiError, TransportError) as error:
         raise _away("Elasticsearch", address, error) from None
 
