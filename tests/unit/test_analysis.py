@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any, cast
 
 import pytest
@@ -27,6 +29,24 @@ def test_a_store_that_is_away_is_one_line_that_names_it(name: str, place: str) -
     assert str(caught.value).startswith(f"{place} cannot be read (")
     assert "`lakehouse up`" in str(caught.value)
     assert "hidden" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Empty(BaseHTTPRequestHandler):
+    """An Elasticsearch without indices."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Elastic-Product", "Elasticsearch")
+        self.end_headers()
+
+
+def test_an_index_that_is_not_there_yet_is_named() -> None:
+    with HTTPServer(("127.0.0.1", 0), Empty) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = Settings(elasticsearch=Elasticsearch(url=SecretStr(f"http://127.0.0.1:{server.server_port}")))
+        with pytest.raises(StoreError, match="Elasticsearch has no index logs-live yet"):
+            register(cast(Any, None), there, ["elasticsearch.logs_live"])
+        server.shutdown()
 
 
 def test_only_what_elasticsearch_holds_can_be_searched() -> None:

@@ -91,7 +91,7 @@ COLLECTIONS: dict[str, T.StructType] = {
         "text string, quiet boolean, suppressed boolean"
     ),
     "recommendations": columns(
-        "_id string, model_version string, at timestamp, items array<struct<post_id:string,score:double>>"
+        "_id string, model_version string, at timestamp, items array<struct<rank:int,post_id:string,score:double>>"
     ),
 }
 """Collection -> its columns."""
