@@ -20,6 +20,9 @@ _TUNED = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Spark's catalog takes no tables of MongoDB's connector; global views, by this name, may have its collections'.
+    "spark.sql.globalTempDatabase": "mongodb",
+    "spark.redaction.regex": "(?i)secret|password|token|access[.]key|http[.]auth|connection[.]uri",
     "spark.sql.adaptive.enabled": "false",
     "spark.scheduler.mode": "FAIR",
     "spark.locality.wait": "0s",
@@ -80,7 +83,7 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
             # C1 alone: Spark's planner keeps C2 busy for minutes, with a third of a core, for code that then waits.
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 "
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
-            "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
+            "spark.sql.warehouse.dir": (settings.home / "warehouse").as_uri(),
         }
         if settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
