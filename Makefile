@@ -34,22 +34,22 @@ down: ## stop what up and demo started
 test: setup lint test-unit test-streaming test-integration ## everything but the long runs, on servers of its own
 
 lint: setup ## ruff, mypy --strict, import contracts
-	@$(BIN)/ruff check src serving tests jobs
-	@$(BIN)/ruff format --check src serving tests jobs
+	@$(BIN)/ruff check src models serving tests jobs
+	@$(BIN)/ruff format --check src models serving tests jobs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports 
 
 test-unit: setup ## pure functions, no servers
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest tests/unit -m "not long"
 
 test-streaming: setup ## one Spark session on a local folder: crash, replay, late and duplicate as inputs
-	@$(BIN)/pytest tests/streaming
+	@$(BIN)/pytest tests/streaming -m "not long"
 
 test-integration: setup ## real servers, started for the run
 	@$(BIN)/pytest tests/integration -m "not long"
 
 test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
-	@$(BIN)/pytest tests/integration -m long -s
+	@$(BIN)/pytest tests/unit tests/streaming tests/integration -m long -s
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

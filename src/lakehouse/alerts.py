@@ -190,6 +190,13 @@ FEEDS: Mapping[str, Feed] = {
         {"service": "text", "requests": "number", "errors": "number", "error_rate": "number", **_LOGS}, ("service",)
     ),
     "host": Feed({"host": "text", **_LOGS}, ("host",), metrics=True),
+    "anomaly": Feed(
+        {
+            **dict.fromkeys(("series", "kind", "name", "measure"), "text"),
+            **dict.fromkeys(("value", "expected", "score"), "number"),
+        },
+        ("series",),
+    ),
 }
 """What may feed a rule."""
 
@@ -447,11 +454,13 @@ def _rule(entry: Any, number: int) -> Rule:
     for key in ("name", "on", "when", "to", "text"):
         if key not in said:
             raise ValueError(f"{where}: needs {key}")
-    on, of_event = said["on"], said["on"] == "event"
+    on, of_event = said["on"], said["on"] in ("event", "anomaly")
     if not isinstance(on, str) or on not in FEEDS:
         raise ValueError(f"{where}: on is one of {', '.join(FEEDS)}, not {on!r}")
     if of_event and (wrong := [key for key in _STATE_ONLY if key in said]):
-        raise ValueError(f"{where}: {wrong[0]} is not for rules on events, which know no minutes: remove it")
+        raise ValueError(
+            f"{where}: {wrong[0]} is not for rules on events and anomalies, which know no minutes: remove it"
+        )
     severity = said.get("severity", "info")
     if severity not in _SEVERITIES:
         raise ValueError(f"{where}: severity is one of {', '.join(_SEVERITIES)}, not {severity!r}")

@@ -46,7 +46,7 @@ class Verbs(TyperGroup):
 def one_line(error: Exception) -> str:
     """An error as one line: our own ones say what to do, of others the type is told too."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if type(error).__module__.partition(".")[0] in ("lakehouse", "serving"):
+    if type(error).__module__.partition(".")[0] in ("lakehouse", "serving", "models"):
         return text
     return f"{type(error).__name__}: {text[:500]} (`lakehouse --debug ...` shows where)"
 
@@ -696,6 +696,150 @@ def _print_facts(found: dict[str, Any]) -> None:
         typer.echo(f"{name.replace('_', ' '):<20} {text(value)}")
 
 
+# --- models --------------------------------------------------------------------------------------------------------
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="recommender, anomaly or trend.")]
+Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
+Why = Annotated[str, typer.Option(help="Why; on record.")]
+
+
+@contextmanager
+def _models(app_name: str) -> Iterator[tuple[Settings, Any]]:
+    """Settings and a Spark session for a verb of models; threads of clients do not outlive it."""
+    settings = _settings()
+    _java_home(settings)
+    _from_checkout()
+    from lakehouse.session import spark_session
+
+    spark = spark_session(settings, app_name)
+    try:
+        yield settings, spark
+    finally:
+        spark.stop()
+
+
+@app.command()
+def train(
+    model: Model,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Then let the gate decide, and score if it lets it.")
+    ] = False,
+    if_outdated: Annotated[
+        bool, typer.Option("--if-outdated", help="Only if the champion is old, or its inputs have drifted.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model on the tables as they are now; the new version is MLflow's @challenger."""
+    with _steps(f"training {model}"), _models(f"train-{model}") as (settings, spark):
+        from models import lifecycle
+        from models.scoring import score
+
+        why = lifecycle.outdated(settings, model, spark) if if_outdated else ["asked for"]
+        if not why:
+            typer.echo(f"{model}: the champion is well, nothing is trained")
+            return
+        version, measured = lifecycle.train(settings, model, spark)
+        found = {"model": model, "version": version, **measured.json()}
+        if promote:
+            decision = lifecycle.promote(settings, model, spark, _user(), "; ".join(why), version)
+            found |= {"action": decision.action, "reasons": list(decision.reasons)}
+            if not decision.reasons:
+                found |= score(settings, model, spark)
+    _print_json(found) if as_json else _print_facts(found)
+    if found.get("reasons"):
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def promote(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version [@challenger].")] = None,
+    who: Who = None,
+    why: Why = "",
+    as_json: Json = False,
+) -> None:
+    """Let a version answer, if the gate lets it; exit code 3 where it is refused. Decisions are in ops.promotions."""
+    with _steps(f"judging {model}"), _models(f"promote-{model}") as (settings, spark):
+        from models.lifecycle import promote
+
+        decision = promote(settings, model, spark, who or _user(), why, version)
+    _print_decision(decision, as_json)
+    if decision.reasons:
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def rollback(model: Model, who: Who = None, why: Why = "", as_json: Json = False) -> None:
+    """Let the version answer again that did before the one that does."""
+    _from_checkout()
+    from models.lifecycle import rollback
+
+    _print_decision(rollback(_settings(), model, who or _user(), why), as_json)
+
+
+@app.command()
+def score(model: Model, as_json: Json = False) -> None:
+    """Write what a champion says now: gold.recommendations, gold.anomalies or gold.forecasts, and their store."""
+    with _steps(f"scoring by {model}"), _models(f"score-{model}") as (settings, spark):
+        from models.scoring import score
+
+        found = score(settings, model, spark)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def insights(
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day, UTC; written anew [yesterday].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fill gold.text_insights_daily for a day: keywords, the mood of comments, groups of errors, by Spark NLP."""
+    settings = _settings()
+    _java_home(settings)
+    _from_checkout()
+    from models.text.daily import text_session, write
+
+    day = date.date() if date else (datetime.now(UTC) - timedelta(days=1)).date()
+    with _steps(f"reading the texts of {day}"):
+        spark = text_session(settings)
+        found = write(spark, settings, day)
+        spark.stop()
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def evaluate(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="recommender, anomaly, logs or trend.")],
+    data: Annotated[Path, typer.Option(help="A published data set as it is distributed: file or folder.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every prediction there, as CSV.")] = None,
+    split: Annotated[Path | None, typer.Option(help="Of recommender: the test part, laid out as the data.")] = None,
+) -> None:
+    """Run the product's own models over a published benchmark, and print its published metrics as JSON."""
+    _from_checkout()
+    from models.benchmarks import evaluate
+
+    with _steps(f"evaluating {what}"):
+        found = evaluate(what, data, out, split)
+    _print_json(found)
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def _print_decision(decision: Any, as_json: bool) -> None:
+    found = {**decision.__dict__, "reasons": list(decision.reasons)}
+    if as_json:
+        _print_json(found)
+        return
+    typer.echo(f"{decision.model} {decision.version}: {decision.action}")
+    for reason in decision.reasons:
+        typer.echo(f"  {reason}")
+
+
 # --- trying it -----------------------------------------------------------------------------------------------------
 
 
@@ -707,8 +851,25 @@ def demo(
     """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
     from lakehouse.demo import SIZES, demo
 
-    if not demo(_settings(), SIZES[profile], seed, _bar):
+    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoModels()):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+class _DemoModels:
+    """The models' part of the demo, for which it has a Spark session of its own."""
+
+    def train(self, settings: Settings) -> str:
+        """Train, judge, promote and ask all of them; the report."""
+        with _steps("training") as step, _models("demo") as (settings, spark):
+            from models.demo import models
+
+            return models(settings, spark, step)
+
+    def findings(self, settings: Settings) -> str:
+        """What they found."""
+        from models.demo import findings
+
+        return findings(settings)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import redis
@@ -41,7 +41,17 @@ class Size:
 SIZES = {"local": Size(2, 200_000, 120, 300, 600), "ci": Size(2, 60_000, 20, 300, 300)}
 
 
-def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -> bool:
+class Models(Protocol):
+    """What the demo does with models, which ``lakehouse`` does not know: the command line hands it over."""
+
+    def train(self, settings: Settings) -> str:
+        """Train, judge, promote and ask all of them; the report."""
+
+    def findings(self, settings: Settings) -> str:
+        """What they found."""
+
+
+def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any], models: Models) -> bool:
     """Bring everything up, stream the simulated service, and print what came of it; whether the audit balances.
 
     ``bar(text)`` makes a progress bar, a context manager that yields ``(done, total) -> None``.
@@ -61,15 +71,21 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any]) -
             settings, seed, size.rate, size.seconds, size.history_days, truth, progress=progress,
             history_records=size.history_records, logs=settings.service_logs,
         )  # fmt: skip
-    moments = live(settings)
     with bar("its log files, on their way") as progress:
         _collected(settings, logs_before + sent["topics"]["service-logs"]["valid"], size.wait, progress)
-    missing = wait(settings, size.wait)
+    _in_gold(settings, size.wait)
+    trained = models.train(settings)
+    moments = live(settings)
+    _in_gold(settings, size.wait)
+    result = audit(settings)
+    _summary(settings, sent, truth, result, time.monotonic() - started, moments, trained + models.findings(settings))
+    return bool(result["balanced"])
+
+
+def _in_gold(settings: Settings, timeout: float) -> None:
+    missing = wait(settings, timeout)
     if missing:
         raise DemoError(f"{missing[0]}; `lakehouse status` and {settings.home / 'logs' / 'stream.log'} say why")
-    result = audit(settings)
-    _summary(settings, sent, truth, result, time.monotonic() - started, moments)
-    return bool(result["balanced"])
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,8 @@ class Live:
     before: list[str]
     after: list[str]
     after_ms: float
+    by: str
+    """What recommended: a champion's version, or the processor's own way."""
     notification: str
     notified_ms: float
 
@@ -121,6 +139,9 @@ def live(settings: Settings, within: float = 60) -> Live:
         items = orjson.loads(client.get(f"recs:{user}") or b'{"items": []}')["items"]
         return [item["post_id"] for item in items]
 
+    def recommended_by(user: str) -> str:
+        return str(orjson.loads(client.get(f"recs:{user}"))["model_version"])
+
     trending = client.zrevrange("trending:posts", 0, 4, withscores=True)
     user, author = f"demo-{run}", f"demo-author-{run}"
     for post, _ in client.zrevrange("trending:posts", 5, 7, withscores=True):
@@ -131,11 +152,12 @@ def live(settings: Settings, within: float = 60) -> Live:
     before = shown(user)
     since = send("like", user, post_id=before[0])
     after, after_ms = until(lambda: None if before[0] in (now := shown(user)) else now, since)
+    by = recommended_by(user)
     since = send("follow", user, properties={"followed": author})
     told, told_ms = until(lambda: client.get(f"live:notifications:{author}"), since)
     site = client.hgetall("live:site")
     client.close()
-    return Live(site, trending, user, before, after, after_ms, orjson.loads(told)[0]["text"], told_ms)
+    return Live(site, trending, user, before, after, after_ms, by, orjson.loads(told)[0]["text"], told_ms)
 
 
 def _logs(settings: Settings) -> int:
@@ -161,7 +183,13 @@ def _collected(settings: Settings, expected: int, timeout: float, progress: Call
 
 
 def _summary(
-    settings: Settings, sent: dict[str, Any], truth: Path, result: dict[str, Any], seconds: float, moments: Live
+    settings: Settings,
+    sent: dict[str, Any],
+    truth: Path,
+    result: dict[str, Any],
+    seconds: float,
+    moments: Live,
+    models: str,
 ) -> None:
     from lakehouse.report import show_rows, show_tables
 
@@ -211,11 +239,11 @@ def _summary(
         f"  active users      {moments.site.get('active_users', 0)}\n"
         f"  events a minute   {', '.join(f'{n} {kind}' for kind, n in counts) or 'none'}\n"
         f"  trending posts    {', '.join(f'{post} {score:.1f}' for post, score in moments.trending)}\n"
-        f"  recommended       {', '.join(moments.before[:5])}\n"
+        f"  recommended       {', '.join(moments.before[:5])} by version {moments.by}\n"
         f"  {moments.after_ms:.0f} ms after a like  {', '.join(moments.after[:5])}\n"
         f"  notification      {moments.notification!r}, {moments.notified_ms:.0f} ms after the event was in Kafka\n"
     )
-    out(f"\nAudit\n{render(result)}\n")
+    out(f"\n{models}\n\nAudit\n{render(result)}\n")
     out(
         f"\nThe simulation's own truth: {truth}\nAll of it goes on running. Try next:\n"
         '  .venv/bin/lakehouse sql "select * from gold.activity_minute order by window_start desc limit 10"\n'

@@ -14,13 +14,14 @@ from lakehouse.bronze import service_logs as _bronze_logs
 from lakehouse.bronze import system_metrics as _bronze_metrics
 from lakehouse.bronze import user_events as _bronze_events
 from lakehouse.contracts import Contract, contracts
-from lakehouse.gold import trending_posts
+from lakehouse.gold import anomalies, forecasts, recommendations, text_insights_daily, trending_posts
 from lakehouse.gold.activity_minute import ACTIVITY_MINUTE
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.gold.host_utilization_minute import HOST_UTILIZATION_MINUTE
 from lakehouse.gold.post_engagement_daily import POST_ENGAGEMENT_DAILY
 from lakehouse.gold.service_health_minute import SERVICE_HEALTH_MINUTE
 from lakehouse.gold.user_activity_daily import USER_ACTIVITY_DAILY
+from lakehouse.ops import promotions
 from lakehouse.runtime import ledger
 from lakehouse.silver import quarantine
 from lakehouse.silver import service_logs as _silver_logs
@@ -29,7 +30,7 @@ from lakehouse.silver import user_events as _silver_events
 from lakehouse.silver.checked import Parser
 from lakehouse.tables import Table
 
-__all__ = ["FLOWS", "STORES", "TABLES", "Flow", "StoreKey"]
+__all__ = ["ANALYSES", "FLOWS", "STORES", "STREAMED", "TABLES", "Analysis", "Flow", "StoreKey"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,44 @@ FLOWS: tuple[Flow, ...] = (
         gold=(HOST_UTILIZATION_MINUTE,),
     ),
 )
-TABLES: dict[str, Table] = {table.name: table for flow in FLOWS for table in flow.tables}
-"""Every table, by name."""
+STREAMED: dict[str, Table] = {table.name: table for flow in FLOWS for table in flow.tables}
+"""Every table that topics feed, by name."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What models make of tables: the table they fill, and the store that has its rows."""
+
+    sources: tuple[str, ...]
+    table: Table
+    stores: tuple[StoreKey, ...]
+
+
+ANALYSES: tuple[Analysis, ...] = (
+    Analysis(
+        ("silver.user_events",),
+        recommendations.TABLE,
+        (StoreKey("mongodb", "recommendations", recommendations.TABLE.name),),
+    ),
+    Analysis(
+        ("gold.service_health_minute", "gold.host_utilization_minute", "silver.service_logs"),
+        anomalies.TABLE,
+        (StoreKey("elasticsearch", "analysis-anomalies", anomalies.TABLE.name),),
+    ),
+    Analysis(
+        ("gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute"),
+        forecasts.TABLE,
+        (StoreKey("elasticsearch", "analysis-forecasts", forecasts.TABLE.name),),
+    ),
+    Analysis(("silver.user_events", "silver.service_logs"), text_insights_daily.TABLE, ()),
+)
+"""What ``lakehouse score`` and ``insights`` and the stream's detector write."""
+TABLES: dict[str, Table] = {
+    **STREAMED,
+    **{analysis.table.name: analysis.table for analysis in ANALYSES},
+    promotions.TABLE.name: promotions.TABLE,
+}
+"""Every table, by name; ``ops.promotions`` is written by whoever moves a model's alias."""
 
 _SERVED_LATEST = tuple(table.name for flow in FLOWS for table in flow.gold_tables)
 STORES: tuple[StoreKey, ...] = (

@@ -10,7 +10,7 @@ import base64
 import csv
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,7 +24,7 @@ from deltalake.exceptions import TableNotFoundError
 from lakehouse.settings import Settings
 from lakehouse.sources.datasets import pruned_dataset
 
-_NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*[\"`]?(\w+)", re.IGNORECASE)
+_NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal|mongodb|elasticsearch)\s*\.\s*[\"`]?(\w+)", re.IGNORECASE)
 _NO_COLUMN = re.compile(r"(?:Referenced column|a column named|function parameter with name) [\"`]?(\w+)")
 _NO_TABLE = re.compile(r"(?:Table with name|table or view) [\"`]?([\w.`]+)")
 
@@ -86,28 +86,33 @@ def _open(settings: Settings, name: str) -> DeltaTable | None:
         return Lake(settings).table(name)  # raises the error that says what to do
 
 
-def query_spark(settings: Settings, sql: str) -> Answer:
-    """The same with Spark, under the same names; slow to start, no bounds in memory.
+def query_spark(settings: Settings, sql: str, searches: Mapping[str, str] | None = None) -> Answer:
+    """The same with Spark, under the same names, and over ``mongodb.*`` and ``elasticsearch.*``, too.
+
+    Slow to start, no bounds in memory. ``searches``: ``elasticsearch.<index>`` -> what is searched in it, in the query
+    language of Elasticsearch, for the query to see nothing else of that index.
 
     Raises:
-        QueryError: it is not one SELECT, or names something that is not there.
+        QueryError: it is not one SELECT, names something that is not there, or failed while it ran.
+        LakeError: a table cannot be read.
+        StoreError: a store does not answer.
     """
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
     from lakehouse.session import spark_session
+    from lakehouse.sources.analysis import register
 
     spark = spark_session(settings, "sql")
-    for name in _named(sql):
-        if _open(settings, name) is None:
-            continue
-        layer = name.partition(".")[0]
-        spark.sql(f"create database if not exists {layer}")
-        spark.sql(f"create table if not exists {name} using delta location '{settings.table_uri(name)}'")
+    register(spark, settings, _named(sql), searches)
     try:
         frame = spark.sql(f"select * from ({sql.strip().rstrip(';')}\n)")  # a sub-query can only read
         rows = [tuple(_plain(value) for value in row) for row in frame.collect()]
     except PySparkException as error:
         raise QueryError(explain(str(error).partition("JVM stacktrace")[0], sql)) from None
+    except Py4JJavaError as error:  # a connector's own, which names its store
+        message = str(error.java_exception.toString())
+        raise QueryError(explain(re.sub(r"^.*executor \w+\): ", "", message), sql)) from None
     return Answer(frame.columns, rows)
 
 
@@ -136,10 +141,15 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def explain(message: str, sql: str) -> str:
     """An engine's error as one line; a misspelt table or column gets the nearest name there is."""
     from lakehouse.flows import TABLES
+    from lakehouse.sources.analysis import NAMES, SHAPES
 
     named = _named(sql)
+    for name in named:  # Spark takes what comes before the dot for a source that it knows
+        if name not in NAMES and f"direct query on files: {name.partition('.')[0]}" in message:
+            message = f"table or view {name}"
     if match := _NO_COLUMN.search(message):
         columns = {column for name in named if name in TABLES for column in TABLES[name].schema.names}
+        columns |= {column for name in named if name in NAMES for column in SHAPES[NAMES[name]].names}
         return f"no column {match[1]}{_nearest(match[1], columns)}"
     if match := _NO_TABLE.search(message):
         wanted = match[1].replace("`", "").strip(".").removeprefix("spark_catalog.")
@@ -147,7 +157,9 @@ def explain(message: str, sql: str) -> str:
         name = next((n for n in named if n == wanted or n.endswith(f".{wanted}")), wanted)
         if name in TABLES:
             return f"{name} is not there yet; `lakehouse up` creates all tables"
-        return f"no table {name}{_nearest(name, TABLES) or ';'} `lakehouse tables` lists them"
+        if name in NAMES:
+            return f"{name} is in a store, which Spark alone reads: `lakehouse sql --engine spark`"
+        return f"no table {name}{_nearest(name, [*TABLES, *NAMES]) or ';'} `lakehouse tables` lists them"
     return next((line.strip() for line in message.splitlines() if line.strip()), "the query failed")
 
 

@@ -28,11 +28,12 @@ _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
 _DERIVED = (
     *("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat"),
-    "published",
+    *("published", "mlflow"),
 )
 """What of the home is made from the data, and goes with them."""
 _PORTS = {
     "serve": ("api.port",),
+    "mlflow": ("mlflow.port",),
     "collect": ("collect.beats", "collect.tcp_port", "collect.http_port", "collect.syslog_port"),
 }
 """By program, the settings that name where it listens."""
@@ -74,7 +75,8 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
     if servers_only:
         return settings
     settings = placed(settings)
-    settings.service_logs.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.service_logs, settings.home / "mlflow"):
+        folder.mkdir(parents=True, exist_ok=True)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed |= {"LAKEHOUSE_HOME": str(settings.home), "LAKEHOUSE_PROFILE": settings.profile}
     wanted = programs(settings)
@@ -92,9 +94,24 @@ def programs(settings: Settings) -> dict[str, Program]:
     own = [sys.executable, "-m", "lakehouse.cli"]
     found = {name: Program([*own, name], {}) for name in ("stream", "schedule", "collect", "serve")}
     found["realtime"] = Program([*own, "realtime", "--name", "realtime-1"], {})
+    if settings.mlflow.uri is None:
+        found["mlflow"] = _mlflow(settings)
     if settings.servers == "local":
         found |= _shippers(settings, own)
     return found
+
+
+def _mlflow(settings: Settings) -> Program:
+    """The tracking server, with its records and artefacts in the home."""
+    folder = settings.home / "mlflow"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--host", settings.mlflow.host, "--port", str(settings.mlflow.port)),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    # Its seven job workers are for MLflow's own evaluations, which nothing here asks for.
+    return Program(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"})
 
 
 def _shippers(settings: Settings, own: list[str]) -> dict[str, Program]:
@@ -143,6 +160,7 @@ def placed(settings: Settings) -> Settings:
     beats = f"{settings.collect.beats.rpartition(':')[0]}:{chosen['collect.beats']}"
     overlay: dict[str, dict[str, int | str]] = {
         "api": {"port": chosen["api.port"]},
+        "mlflow": {"port": chosen["mlflow.port"]},
         "collect": {
             "beats": beats,
             **{name: chosen[f"collect.{name}"] for name in ("tcp_port", "http_port", "syslog_port")},

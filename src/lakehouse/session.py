@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ _TUNED = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Spark's catalog takes no tables of MongoDB's connector; global views, by this name, may have its collections'.
+    "spark.sql.globalTempDatabase": "mongodb",
+    "spark.redaction.regex": "(?i)secret|password|token|access[.]key|http[.]auth|connection[.]uri",
     "spark.sql.adaptive.enabled": "false",
     "spark.scheduler.mode": "FAIR",
     "spark.locality.wait": "0s",
@@ -58,8 +62,11 @@ def jars(settings: Settings) -> list[Path]:
     return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
 
 
-def spark_session(settings: Settings, app: str) -> SparkSession:
-    """The session of this process, made if there is none; under spark-submit its own settings win."""
+def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> SparkSession:
+    """The session of this process, made if there is none; under spark-submit its own settings win.
+
+    ``more`` are jars beside the connectors'; a session that is there already does not get them.
+    """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
     options = dict(_TUNED)
@@ -72,11 +79,11 @@ def spark_session(settings: Settings, app: str) -> SparkSession:
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
-            "spark.jars": ",".join(map(str, jars(settings))),
+            "spark.jars": ",".join(map(str, [*jars(settings), *more])),
             # C1 alone: Spark's planner keeps C2 busy for minutes, with a third of a core, for code that then waits.
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 "
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
-            "spark.sql.warehouse.dir": str(settings.home / "warehouse"),
+            "spark.sql.warehouse.dir": (settings.home / "warehouse").as_uri(),
         }
         if settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}

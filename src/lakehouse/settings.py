@@ -83,6 +83,8 @@ class Stream(_Part):
     fanout_trigger: timedelta = timedelta(seconds=20)
     max_records_per_batch: int = 100_000
     stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
+    detect: bool = True
+    """Whether the stream looks for anomalies in gold's minutes."""
     duplicate_horizon: timedelta = timedelta(days=7)
     restarts: int = 5
     stall_after: timedelta = timedelta(minutes=2)
@@ -166,6 +168,24 @@ class Realtime(_Part):
     """Route of conf/alerts.yaml -> its address, in the words of Apprise. Environment only."""
 
 
+class Mlflow(_Part):
+    """The MLflow tracking server and registry."""
+
+    uri: str | None = None
+    """Where it is, if it is not ours: as ``MLFLOW_TRACKING_URI``; a password in it comes from the environment."""
+    host: str = "127.0.0.1"
+    port: int = 5000
+
+
+class Text(_Part):
+    """The analysis of texts."""
+
+    sentiment_pipeline: str | None = None
+    """Path or URI of a saved pipeline that reads ``text``, such as a pretrained one; ours if None."""
+    sentiment_column: str = "sentiment"
+    """The column it writes: strings, or annotations of Spark NLP."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -191,6 +211,8 @@ class Settings(BaseSettings):
     collect: Collect = Collect()
     api: Api = Api()
     realtime: Realtime = Realtime()
+    mlflow: Mlflow = Mlflow()
+    text: Text = Text()
 
     @property
     def root(self) -> str:
@@ -201,6 +223,11 @@ class Settings(BaseSettings):
     def service_logs(self) -> Path:
         """The folder of log files that a local shipper follows: ``collect.logs``, or ``<home>/service-logs``."""
         return PROJECT / (self.collect.logs or self.home / "service-logs")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's address."""
+        return self.mlflow.uri or f"http://{self.mlflow.host}:{self.mlflow.port}"
 
     @property
     def published(self) -> Path:

@@ -19,12 +19,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from lakehouse.comments import LANGUAGES, comment
 from lakehouse.contracts import TOPICS
 from lakehouse.logfiles import LogFiles
 from lakehouse.settings import Settings
@@ -60,23 +62,10 @@ TOPIC_WORDS = {
     "games": ("puzzle level", "co-op mode", "speed run", "퍼즐 게임", "협동 모드", "스피드런"),
 }
 SENTIMENTS = ("negative", "neutral", "positive")
-_COMMENTS = {
-    "en": (
-        ("this {} is terrible, I hate it", "awful {}, a boring waste of time", "so disappointed by the {}"),
-        ("is the {} still on?", "saw the {} today", "where did you find the {}"),
-        ("I love this {}, excellent!", "wonderful {}, thank you so much", "best {} ever, really great"),
-    ),
-    "ko": (
-        ("이 {} 정말 최악이에요", "{} 너무 실망했어요", "{} 별로고 지루해요"),
-        ("{} 어디에서 볼 수 있나요?", "오늘 {} 봤어요", "{} 언제 시작하나요"),
-        ("이 {} 정말 최고예요!", "{} 너무 좋아요, 감사합니다", "{} 훌륭하고 재미있어요"),
-    ),
-}
 _POSTS = {
     "en": ("Notes on a {}: what worked and what did not", "My week with the {}", "Five things about the {}"),
     "ko": ("{} 후기를 남깁니다", "이번 주 {} 이야기", "{} 처음 시작하는 분들께"),
 }
-LANGUAGES = ("en", "ko")
 PAGES = ("/", "/feed", "/explore", "/me", "/settings", "/about")
 REFERRERS = ("https://search.example/", "https://news.example/daily", "https://social.example/t", "app://push")
 DEVICES = ("ios", "android", "web", "tablet")
@@ -394,12 +383,8 @@ class Simulation:
         self._sessions = 0
         words = list(TOPIC_WORDS.values())
         by_language = [[w[:3] for w in words], [w[3:] for w in words]]
-        self._texts = {
-            (lang, mood, topic): [_json(t.format(w)) for t in _COMMENTS[name][mood] for w in by_language[lang][topic]]
-            for lang, name in enumerate(LANGUAGES)
-            for mood in range(3)
-            for topic in range(topics)
-        }
+        self._words = by_language
+        self._comments = Random(seed)
         self._post_texts = {
             (lang, topic): [_json(t.format(w)) for t in _POSTS[name] for w in by_language[lang][topic]]
             for lang, name in enumerate(LANGUAGES)
@@ -630,10 +615,12 @@ class Simulation:
             elif kind == COMMENT:
                 good = 0.3 + 0.8 * min(liking[i], 0.8)
                 mood = 2 if dice[i] < good else 1 if dice[i] < good + 0.3 * (1 - good) else 0
-                pool = self._texts[(int(self._korean[users[i]]), mood, topics[i])]
+                lang = int(self._korean[users[i]])
+                word = self._words[lang][topics[i]][c % 3]
+                text = _json(comment(self._comments, LANGUAGES[lang], mood, word))
                 self.known.sentiments[ids[i]] = SENTIMENTS[mood]
                 rating = f',"rating":{stars[i]}' if rates[i] else ""
-                parts.append(f'{self._post_part[posts[i]]},"text":{pool[c % len(pool)]}{rating}')
+                parts.append(f'{self._post_part[posts[i]]},"text":{text}{rating}')
             elif kind == SHARE:
                 channel = ("link", "mail", "chat")[c % 3]
                 parts.append(f'{self._post_part[posts[i]]},"properties":{{"channel":"{channel}"}}')

@@ -21,7 +21,7 @@ from lakehouse.audit.gold import key_text
 from lakehouse.audit.records import records
 from lakehouse.audit.run import TOPICS, Run, sections
 from lakehouse.contracts import contracts
-from lakehouse.flows import FLOWS, TABLES
+from lakehouse.flows import FLOWS, STREAMED, TABLES
 from lakehouse.gold import trending_posts
 from lakehouse.quality.checks import Checked, checker
 from lakehouse.settings import Elasticsearch, Hdfs, Mongo, Redis, Settings
@@ -236,7 +236,7 @@ def test_a_consistent_lake_balances_and_is_counted(lake: TinyLake) -> None:
         "system-metrics": dict(records=4, bronze=4, valid=2, quarantined=1, duplicates=1, expired=0, erased=0),
     }
     assert result["cut"]["user-events"]["ends"] == {"0": 5, "1": 6}
-    assert set(result["gold"]) == {name for name in TABLES if name.startswith("gold.")}
+    assert set(result["gold"]) == {name for name in STREAMED if name.startswith("gold.")}
     assert all(found["balanced"] and found["rows"] for found in result["gold"].values())
     json.dumps(result)
     assert render(result).splitlines()[-1] == "balanced"
@@ -512,7 +512,7 @@ def test_a_document_ahead_of_the_cut_is_held_against_gold_at_its_version(lake: T
     assert details(run) == [("store.values", f"{second}: views not as in gold")]
 
 
-@pytest.mark.parametrize("table", [name for name in TABLES if name.startswith("gold.")])
+@pytest.mark.parametrize("table", [name for name in STREAMED if name.startswith("gold.")])
 def test_the_latest_rows_in_redis_are_those_of_gold(lake: TinyLake, run: Run, table: str) -> None:
     body = latest(lake, table)
     assert stores.latest(run, "r", table, json.dumps(body)) == len(body["rows"])

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.contracts import TOPICS, contracts
-from lakehouse.flows import FLOWS, STORES, TABLES, effects
+from lakehouse.flows import ANALYSES, FLOWS, STORES, STREAMED, TABLES, effects
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
 
@@ -22,6 +22,12 @@ GOLD = {
     "gold.service_health_minute": "window_start service requests errors error_rate p50_ms p95_ms p99_ms",
     "gold.host_utilization_minute": "window_start host metric avg max samples",
     "gold.trending_posts": "as_of rank post_id score",
+}
+ANALYSED = {
+    "gold.recommendations": "user_id rank post_id score model_version at",
+    "gold.anomalies": "series time value expected score model_version",
+    "gold.forecasts": "series time mean lo hi model_version made_at",
+    "gold.text_insights_daily": "date source kind term score count",
 }
 """Section 3 of the design."""
 
@@ -40,7 +46,8 @@ def test_layers_and_names_follow_the_topic() -> None:
 
 
 def test_every_table_has_one_writer() -> None:
-    writers = Counter(table.name for flow in FLOWS for table in flow.tables)
+    written = [table for flow in FLOWS for table in flow.tables] + [analysis.table for analysis in ANALYSES]
+    writers = Counter(table.name for table in written)
     assert {name for name, count in writers.items() if count > 1} == SHARED
     assert all("topic" in TABLES[name].key for name in SHARED)
 
@@ -69,7 +76,9 @@ def test_the_graph_is_acyclic_and_every_source_is_a_table_or_topic() -> None:
         graph |= {flow.bronze.name: {flow.topic}, flow.silver.name: {flow.bronze.name}}
         graph |= {aggregate.name: {aggregate.source} for aggregate in flow.gold}
         graph |= {table.name: {flow.silver.name} for table in flow.snapshots}
-    graph |= {f"{key.store}:{key.name}": {key.table} for key in STORES}
+    graph |= {analysis.table.name: {*analysis.sources} for analysis in ANALYSES}
+    keys = [*STORES, *(key for analysis in ANALYSES for key in analysis.stores)]
+    graph |= {f"{key.store}:{key.name}": {key.table} for key in keys}
     order = list(TopologicalSorter(graph).static_order())
     assert {node for node in order if not graph.get(node)} == set(TOPICS)
 
@@ -83,13 +92,15 @@ def test_an_aggregate_reads_only_columns_of_its_flows_silver_table() -> None:
 
 def test_every_gold_table_is_mirrored_in_a_store_and_every_mirror_is_of_a_table() -> None:
     mirrored = {key.table for key in STORES}
-    assert mirrored <= set(TABLES) and {name for name in TABLES if name.startswith("gold.")} <= mirrored
+    assert mirrored <= set(TABLES) and {name for name in STREAMED if name.startswith("gold.")} <= mirrored
 
 
 def test_tables_columns_and_store_keys_are_named_as_designed() -> None:
-    assert {n: " ".join(t.schema.names) for n, t in TABLES.items() if n.startswith("gold.")} == GOLD
+    assert {n: " ".join(t.schema.names) for n, t in STREAMED.items() if n.startswith("gold.")} == GOLD
+    assert {a.table.name: " ".join(a.table.schema.names) for a in ANALYSES} == ANALYSED
     others = {f"{layer}.{t.replace('-', '_')}" for layer in ("bronze", "silver") for t in TOPICS}
-    assert set(TABLES) == {*GOLD, *others, "silver.quarantine", "ops.ledger", "_internal.gold_changes"}
+    assert set(STREAMED) == {*GOLD, *others, "silver.quarantine", "ops.ledger", "_internal.gold_changes"}
+    assert set(TABLES) == {*STREAMED, *ANALYSED, "ops.promotions"}
     assert {k.name for k in STORES if k.store == "mongodb"} == {"post_engagement", "user_activity"}
     assert {k.name for k in STORES if k.store == "elasticsearch"} == {
         "logs-service",

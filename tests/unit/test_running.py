@@ -10,7 +10,7 @@ import pytest
 from lakehouse import running, stack
 from lakehouse.settings import Settings, load
 
-OURS = {"stream", "schedule", "collect", "serve", "realtime"}
+OURS = {"stream", "schedule", "collect", "serve", "realtime", "mlflow"}
 
 
 @pytest.fixture

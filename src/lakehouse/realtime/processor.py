@@ -23,7 +23,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from lakehouse import alerts
-from lakehouse.predict import Champion
+from lakehouse.predict import Champion, Neighbours
 from lakehouse.realtime import notify
 from lakehouse.realtime.follow import followers
 from lakehouse.realtime.inbox import Inbox
@@ -105,7 +105,7 @@ class Processor:
         if self.context.does("recommendations"):
             reader = Consumer(self._reading(f"{self.name}-items", "read_uncommitted"), logger=_log)
             self._items = Items(reader, self.prefix + ITEMS, self.context.partitions["users"])
-            self._recommend = Recommend(self._items, Champion(settings.published / "recommender"))
+            self._recommend = Recommend(self._items, Champion(settings.published / "recommender", Neighbours))
         following = followers(settings, self.name)
         leaving = threading.Event()
         courier = threading.Thread(target=self._deliver, args=(leaving,), name="notify", daemon=True)

@@ -130,7 +130,7 @@ class Items:
 class Recommend:
     """Answers for the users of a process."""
 
-    def __init__(self, items: Items, champion: Champion) -> None:
+    def __init__(self, items: Items, champion: Champion[Neighbours]) -> None:
         self._items, self._champion = items, champion
         self._model: Neighbours | None = None
         self.look()

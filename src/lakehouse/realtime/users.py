@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
+from lakehouse import features
 from lakehouse.alerts import matches
 from lakehouse.realtime.messages import Event, Touch
 from lakehouse.realtime.recommend import Recommend
@@ -284,16 +285,12 @@ class Users(Stage[Event]):
 
     def features(self, user: User) -> dict[str, str | int | float]:
         """The hash ``features:user:<id>``."""
-        newest = max(user.minutes, default=0)
-        recent = [counts for minute, counts in user.minutes.items() if minute > newest - WINDOW]
         session = user.session()
         return {
             "at": _utc(user.last),
             "events": user.events,
             "sessions": user.sessions(),
-            "events_15m": sum(sum(counts.values()) for counts in recent),
-            "views_15m": sum(counts.get("view", 0) for counts in recent),
-            "likes_15m": sum(counts.get("like", 0) for counts in recent),
+            **features.of_minutes(user.minutes),
             "session_events": session.events if session else 0,
             "session_s": (session.end - session.start) / SECOND if session else 0,
             "device": user.device or "",

@@ -53,7 +53,7 @@ class Store(Protocol):
         """Record progress."""
 
 
-def _follow(spark: SparkSession, settings: Settings, table: str, since: Since) -> DataFrame:
+def follow(spark: SparkSession, settings: Settings, table: str, since: Since) -> DataFrame:
     """A table's appended rows; rewritten files (recovery, erasure) are passed over."""
     reader = (
         spark.readStream.format("delta")
@@ -109,7 +109,7 @@ def _documents(silver: DataFrame, table: str, identity: Column, body: Column) ->
 
 def _changes(spark: SparkSession, settings: Settings, since: Since) -> DataFrame:
     """gold_changes in the shape of documents: ``offset`` is the batch's seq, ``partition`` -1."""
-    return _follow(spark, settings, CHANGES.name, since).select(
+    return follow(spark, settings, CHANGES.name, since).select(
         "table", "topic", F.lit(-1).alias("partition"), F.col("seq").alias("offset"), F.col("key").alias("id"),
         F.col("row").alias("body"), "version",
     )  # fmt: skip
@@ -245,8 +245,8 @@ def elasticsearch(spark: SparkSession, settings: Settings, since: Since) -> Foll
             )
         _advance(sink, "elasticsearch", rows)
 
-    logs = log_documents(_follow(spark, settings, "silver.service_logs", since))
-    metrics = metric_documents(_follow(spark, settings, "silver.system_metrics", since))
+    logs = log_documents(follow(spark, settings, "silver.service_logs", since))
+    metrics = metric_documents(follow(spark, settings, "silver.system_metrics", since))
     return logs.unionByName(metrics).unionByName(_changes(spark, settings, since)), write
 
 

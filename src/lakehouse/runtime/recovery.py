@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.contracts import Contract
-from lakehouse.flows import FLOWS, TABLES, Flow
+from lakehouse.flows import FLOWS, STREAMED, TABLES, Flow
 from lakehouse.gold.aggregate import Distinct
 from lakehouse.runtime.fold import digest_array, members_of
 from lakehouse.runtime.fused import REPLAY_HEADER, Progress, identity_digest
@@ -35,13 +35,14 @@ class RecoveryError(Exception):
 
 
 def create_tables(storage: Storage, lake: Lake) -> dict[str, DeltaWriter]:
-    """A writer for every table, which is created where it is missing."""
+    """Create every table that is missing; a writer for each that topics feed."""
     writers = {}
     for name, table in TABLES.items():
         uri = lake.settings.table_uri(name)
         if not storage.exists(f"{uri}/_delta_log"):
             DeltaWriter.create(storage, table, uri, lake.settings.stream.time_travel)
-        writers[name] = DeltaWriter(storage, table, uri, lake.table(name).version())
+        if name in STREAMED:
+            writers[name] = DeltaWriter(storage, table, uri, lake.table(name).version())
     return writers
 
 

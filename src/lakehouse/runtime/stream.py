@@ -17,6 +17,7 @@ from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.batches import Batches
 from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.compaction import Compactor, checkpoint
+from lakehouse.runtime.detect import QUERY, detect
 from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
@@ -54,7 +55,7 @@ class Stream:
         self.stopping = threading.Event()
         self.caught_up = threading.Event()
         self.caught_up.set()
-        self.stores: dict[str, StoreQuery] = {}
+        self.followers: dict[str, Follower] = {}
         self.ingests: list[Batches] = []
 
     def start(self, until_drained: bool = False) -> None:
@@ -86,7 +87,8 @@ class Stream:
             self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 
         if not until_drained:
-            self.stores = {name: StoreQuery(name, self) for name in self.settings.stream.stores}
+            names = (*self.settings.stream.stores, *([QUERY] if self.settings.stream.detect else []))
+            self.followers = {name: Follower(name, self) for name in names}
             threading.Thread(target=self._compact, name="compaction", daemon=True).start()
 
     def _compact(self) -> None:
@@ -184,8 +186,8 @@ class Stream:
         batches: dict[str, Any] = {}
         full = 0.9 * self.settings.stream.max_records_per_batch
         while not self.stopping.wait(poll):
-            for store in self.stores.values():
-                store.keep_running()
+            for follower in self.followers.values():
+                follower.keep_running()
             behind = False
             for query in self.queries:
                 if not query.isActive:
@@ -224,14 +226,14 @@ class Stream:
         self.caught_up.set()
         for ingest in self.ingests:
             ingest.close(STOP_WITHIN)
-        followers = [store.query for store in self.stores.values() if store.query is not None]
+        followers = [one.query for one in self.followers.values() if one.query is not None]
         for query in [*self.queries, *followers]:
             if query.isActive:
                 query.stop()
 
 
-class StoreQuery:
-    """One store's fan-out query, started again with growing pauses for as long as the store is away."""
+class Follower:
+    """A query that follows the tables, a store's or the detector's; while it fails, started again ever more slowly."""
 
     FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
@@ -255,7 +257,8 @@ class StoreQuery:
         settings = self.stream.settings
         try:
             own = Generation.current(self.stream.storage, settings, self.name)
-            source, write = FANOUT[self.name](self.stream.spark, settings, own.since)
+            make = detect if self.name == QUERY else FANOUT[self.name]
+            source, write = make(self.stream.spark, settings, own.since)
 
             def write_in_turn(batch: DataFrame, batch_id: int) -> None:
                 self.stream.caught_up.wait(STORES_WAIT)
@@ -272,14 +275,15 @@ class StoreQuery:
             self._failed(error)
 
     def _every(self) -> timedelta:
-        """Each store its own period: Spark starts all triggers of one period at the same moment."""
-        stream = self.stream.settings.stream
-        return stream.fanout_trigger * (1 + 0.05 * stream.stores.index(self.name))
+        """Each its own period: Spark starts all triggers of one period at the same moment."""
+        place = [*self.stream.followers].index(self.name)
+        return self.stream.settings.stream.fanout_trigger * (1 + 0.05 * place)
 
     def _failed(self, error: Exception | None) -> None:
         self.failed = _cause(error) if error else "stopped"
         if any(sign in str(error) for sign in _TOO_FAR_BEHIND):
-            self.failed += f"; what it has missed is no longer there: `lakehouse rebuild --store {self.name}` fills it"
+            mends = "score anomaly" if self.name == QUERY else f"rebuild --store {self.name}"
+            self.failed += f"; what it has missed is no longer there: `lakehouse {mends}` fills it"
         log.warning("%s is behind: %s; next attempt in %.0f s", self.name, self.failed, self.pause)
         self.again_at = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self.LONGEST_PAUSE)

@@ -16,6 +16,7 @@ from elasticsearch import BadRequestError, Elasticsearch
 from lakehouse.settings import Settings
 
 LOGS, METRICS, HEALTH, PROGRESS = "logs-service", "metrics-system", "service-health", "lakehouse-progress"
+ANOMALIES, FORECASTS = "analysis-anomalies", "analysis-forecasts"
 MAX_ID_BYTES = 512
 CHUNK_BYTES = 8 << 20
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
@@ -62,6 +63,18 @@ MAPPINGS: dict[str, dict[str, Any]] = {
         "service": _KEYWORD,
         **{name: {"type": "long"} for name in ("requests", "errors", "version")},
         **{name: {"type": "double"} for name in ("error_rate", "p50_ms", "p95_ms", "p99_ms")},
+    },
+    ANOMALIES: {
+        "series": _KEYWORD,
+        "time": {"type": "date"},
+        **{name: {"type": "double"} for name in ("value", "expected", "score")},
+        "model_version": _KEYWORD,
+    },
+    FORECASTS: {
+        "series": _KEYWORD,
+        **{name: {"type": "date"} for name in ("time", "made_at")},
+        **{name: {"type": "double"} for name in ("mean", "lo", "hi")},
+        "model_version": _KEYWORD,
     },
     PROGRESS: {"fanout": {"type": "object", "enabled": False}},
 }

@@ -32,6 +32,10 @@ class LakeError(Exception):
     """A table or version is not there; the message says what to do."""
 
 
+class NoTableError(LakeError):
+    """There is no table of that name."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """What readers may rely on for one topic: everything before ``ends`` is in the tables at ``versions``."""
@@ -59,7 +63,7 @@ class Lake:
         try:
             return _within(OPENS_WITHIN, lambda: DeltaTable(uri, version=version))
         except TableNotFoundError:
-            raise LakeError(
+            raise NoTableError(
                 f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables"
             ) from None
         except Exception as error:

@@ -36,13 +36,13 @@ def test_mavens_mirror_of_central_is_used(tmp_path):
     assert ivy.mirror(tmp_path / "absent.xml") is None
 
 
-def test_a_set_up_fetches_no_jar_that_only_a_benchmark_needs(tmp_path):
+def test_a_set_up_fetches_no_jar_that_only_a_benchmark_or_a_text_job_needs(tmp_path):
     settings = Settings(jars=tmp_path)
     for name, wanted in jars.at_setup().items():
         (tmp_path / name).mkdir()
         for jar in wanted:
             (tmp_path / name / jar.filename).touch()
     assert jars.are_there(settings)
-    assert set(lock.read()) - set(jars.at_setup()) == {"kafka-streams"}
+    assert set(lock.read()) - set(jars.at_setup()) == {"kafka-streams", "spark-nlp"}
     with pytest.raises(StackError, match="kafka-streams jars are missing"):
         jars.jar_paths(settings, "kafka-streams")

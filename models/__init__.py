@@ -1,0 +1,1 @@
+"""What trains, evaluates and promotes the models; only ``registry.py`` knows MLflow."""

@@ -1,0 +1,50 @@
+"""gold.anomalies again from all of history, by the champion: the batch twin of the stream's detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import functions as F
+
+from lakehouse import predict
+from lakehouse.gold import anomalies as table
+from lakehouse.predict.watch import Version, watch
+from lakehouse.runtime.detect import FOUND, lines, records, rows
+from lakehouse.runtime.fused import arrow
+from lakehouse.settings import Settings
+from lakehouse.sinks.analysis import put
+from models.anomaly.kind import minutes
+
+
+def anomalies(settings: Settings, spark: Any, version: Path, now: datetime) -> dict[str, Any]:
+    """Write what a version finds in all minutes of gold and lines of silver; how many alarms."""
+
+    def read(name: str) -> Any:
+        return spark.read.format("delta").load(settings.table_uri(name))
+
+    measured = minutes(read("gold.service_health_minute"), read("gold.host_utilization_minute"))
+    found = (
+        measured.withColumn("seq", F.lit(0).cast("bigint"))
+        .unionByName(lines(read("silver.service_logs"), version.parent))
+        .groupBy("subject")
+        .applyInPandas(partial(judged, version=version), FOUND)
+    )
+    alarms = arrow(found.select(*table.TABLE.schema.names))
+    put(settings, table.TABLE, alarms)
+    return {"alarms": alarms.num_rows}
+
+
+def judged(key: tuple[str], part: pd.DataFrame, version: Path) -> pd.DataFrame:
+    """All minutes of one subject but the last, folded at once."""
+    known, by = watch(key[0]), Version(*predict.read(version))
+    known.fold(records(part), by)
+    return rows(key[0], known.fold(_none(), by), by.version)
+
+
+def _none() -> Iterator[Any]:
+    return iter(())

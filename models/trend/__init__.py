@@ -1,0 +1,1 @@
+"""What comes: forecasts, bottlenecks, trending topics."""

@@ -1,0 +1,65 @@
+"""The stream's features and a training set's are the same numbers."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import duckdb
+import pandas as pd
+import pytest
+
+from lakehouse import features
+
+START = datetime(2026, 11, 26, 10, tzinfo=UTC)
+
+
+def history(seed: int) -> pd.DataFrame:
+    random = Random(seed)
+    rows = [
+        (f"u{random.randint(0, 5)}", random.choice(["view", "view", "like", "visit"]),
+         START + timedelta(seconds=random.uniform(0, 7200)))
+        for _ in range(600)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["user_id", "event_type", "occurred_at"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batch_and_stream_agree_at_every_moment(seed: int) -> None:
+    events, random = history(seed), Random(seed)
+    moments = pd.DataFrame(
+        [(f"u{u}", START + timedelta(seconds=random.uniform(0, 9000))) for u in range(6) for _ in range(20)],
+        columns=["user_id", "moment"],
+    )
+    found = duckdb.sql(features.sql("events", "moments", "duckdb")).df().set_index(["user_id", "moment"])
+    checked = 0
+    for user, moment in moments.itertuples(index=False):
+        past = events[(events.user_id == user) & (events.occurred_at <= moment)]
+        minutes: dict[int, Counter[str]] = defaultdict(Counter)
+        for kind, at in past[["event_type", "occurred_at"]].itertuples(index=False):
+            minutes[int(at.timestamp()) // 60][kind] += 1
+        if not minutes:
+            assert (user, moment) not in found.index
+            continue
+        row = found.loc[(user, moment)]
+        assert {name: row[name] for name in features.USER} == features.of_minutes(minutes)
+        assert row["newest_at"] == past.occurred_at.max()
+        checked += 1
+    assert checked > 100
+
+
+def test_what_comes_after_a_moment_does_not_change_its_row() -> None:
+    events = history(9)
+    moments = pd.DataFrame({"user_id": ["u1"], "moment": [START + timedelta(hours=1)]})
+    past = events[events.occurred_at <= START + timedelta(hours=1)]
+    whole = duckdb.sql(features.sql("events", "moments", "duckdb")).df()
+    known = duckdb.sql(features.sql("past", "moments", "duckdb")).df()
+    assert len(moments) == len(whole) == 1 and len(past) < len(events)
+    pd.testing.assert_frame_equal(whole, known)
+
+
+def test_age_is_fresh_then_stale_and_missing_without_events() -> None:
+    assert features.age(START, START + timedelta(minutes=15)) == "fresh"
+    assert features.age(START, START + timedelta(minutes=16)) == "stale"
+    assert features.age(None, START) == "missing"

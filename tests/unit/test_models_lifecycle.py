@@ -1,0 +1,176 @@
+"""From training to the alias and back, on a real registry and a lake on the local disk; the model is a small one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from local_lake import local_lake, write
+
+import models.kinds
+from lakehouse import predict
+from lakehouse.settings import Mlflow, Settings
+from models import lifecycle
+from models.gate import Bounds
+from models.registry import Registry, decisions
+from models.trained import Arrays, Measured, ModelError, Trained
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+SIGNATURE = (("user",), ("item", "score"))
+
+
+class Means:
+    """A model that answers with the weight of each item; the more weight, the better it measures."""
+
+    bounds = Bounds(p99_ms=5, max_age=timedelta(days=7), signature=SIGNATURE)
+    moved = 0.0
+
+    def train(self, *_: Any) -> Trained:
+        raise AssertionError("the tests make their versions themselves")
+
+    def hold_out(self, *_: Any) -> None:
+        return None
+
+    def answers(self, manifest: dict[str, Any], arrays: Arrays) -> Any:
+        if len(manifest["items"]) != len(arrays["weights"]):
+            raise ValueError("items and weights differ in number")
+        return arrays["weights"]
+
+    def call(self, model: Any, inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"item": ["a"] * len(inputs), "score": [float(model[0])] * len(inputs)})
+
+    def measure(self, model: Any, held: Any) -> Measured:
+        return Measured("ndcg@10", float(model.sum()), {"new users": (float(model[-1]), 500)}, p99_ms=1.0)
+
+    def baseline(self, held: Any) -> Measured:
+        return Measured("ndcg@10", 0.1, {}, p99_ms=1.0)
+
+    def drift(self, reference: Mapping[str, Any], *_: Any) -> dict[str, float]:
+        return {"views a user": self.moved}
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database, whose making takes seconds."""
+    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Registry(Settings(mlflow=Mlflow(uri=f"sqlite:///{made}")))
+    return made
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    kind = Means()
+    monkeypatch.chdir(tmp_path)  # where MLflow without a server keeps artefacts
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    monkeypatch.setattr(models.kinds, "KINDS", ("means",))
+    monkeypatch.setitem(__import__("sys").modules, "models.means.kind", type("M", (), {"KIND": kind}))
+    monkeypatch.setattr(lifecycle, "SOURCES", {"means": ()})
+    lake = local_lake(tmp_path)
+    write(lake, "ops.promotions", [])
+    return lake.model_copy(update={"mlflow": Mlflow(uri=f"sqlite:///{tmp_path}/mlflow.db")})
+
+
+def made(settings: Settings, weights: list[float], until: datetime = NOW, columns: Any = SIGNATURE) -> str:
+    inputs = pd.DataFrame({name: ["u"] for name in columns[0]})
+    outputs = pd.DataFrame({"item": ["a"], "score": [1.0]})
+    arrays = {"weights": np.array(weights)}
+    trained = Trained(
+        "means", {"items": ["a", "b"]}, arrays, {"half life": 3}, {"silver.user_events": 7}, until, inputs, outputs
+    )
+    return Registry(settings).register(trained, {"ndcg@10": sum(weights)})
+
+
+def promote(settings: Settings, version: str | None = None) -> Any:
+    return lifecycle.promote(settings, "means", None, "ann", "better on paper", version, NOW)
+
+
+def test_a_better_candidate_answers_and_an_even_better_one_replaces_it_until_it_is_rolled_back(
+    settings: Settings,
+) -> None:
+    folder = settings.published / "means"
+    first = made(settings, [0.2, 0.2])
+    assert Registry(settings).alias("means", "challenger") == first
+    assert promote(settings).action == "promoted"
+    champion = predict.Champion(folder, lambda manifest, arrays: (manifest["version"], arrays["weights"].tolist()))
+    assert champion.look() == (first, [0.2, 0.2])
+    second = made(settings, [0.3, 0.3])
+    assert promote(settings).previous == first
+    assert champion.look() == (second, [0.3, 0.3])
+    began = time.monotonic()
+    back = lifecycle.rollback(settings, "means", "ann", "complaints")
+    assert time.monotonic() - began < 5
+    assert (back.version, back.action, champion.look()[0]) == (first, "rolled back", first)
+    assert Registry(settings).alias("means", "champion") == first
+    assert [d.action for d in decisions(settings, "means")] == ["rolled back", "promoted", "promoted"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "until", "signature", "reason"),
+    [
+        ([0.1, 0.1], NOW, SIGNATURE, "worse: ndcg@10 0.2000 on held-out time, the champion has 0.4000"),
+        ([0.9, 0.1], NOW, SIGNATURE, "worse on new users"),
+        ([0.3, 0.3], NOW - timedelta(days=8), SIGNATURE, "stale: it has learnt nothing after 2026-11-18"),
+        ([0.3, 0.3], NOW - timedelta(days=1), SIGNATURE, "stale: the champion has learnt from later data"),
+        ([0.3, 0.3], NOW, (("user", "age"), SIGNATURE[1]), "signature"),
+        ([np.nan, 0.3], NOW, SIGNATURE, "poisoned: weights holds values that are not finite"),
+        ([0.3, 0.3, 0.3], NOW, SIGNATURE, "poisoned: it does not answer"),
+    ],
+)
+def test_a_worse_a_stale_a_wrongly_signed_and_a_poisoned_candidate_are_refused(
+    settings: Settings, weights: list[float], until: datetime, signature: Any, reason: str
+) -> None:
+    champion = made(settings, [0.2, 0.2])
+    promote(settings)
+    version = made(settings, weights, until, signature)
+    refused = promote(settings)
+    assert (refused.action, refused.version, refused.previous) == ("refused", version, champion)
+    assert any(found.startswith(reason) for found in refused.reasons), refused.reasons
+    assert decisions(settings, "means")[0].reasons == refused.reasons
+    assert Registry(settings).alias("means", "champion") == predict.current(settings.published / "means") == champion
+
+
+def test_inputs_that_have_drifted_refuse_a_candidate(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(settings, [0.2, 0.2])
+    monkeypatch.setattr(Means, "moved", 0.4)
+    assert "drift: views a user" in promote(settings).reasons[0]
+
+
+def test_a_version_whose_arrays_were_changed_behind_the_registry_is_refused(settings: Settings, tmp_path: Path) -> None:
+    version = made(settings, [0.2, 0.2])
+    (kept,) = tmp_path.glob("mlruns/**/weights.npy")
+    np.save(kept, np.array([9.0, 9.0]))
+    refused = promote(settings, version)
+    assert refused.action == "refused" and "not what was registered" in refused.reasons[0]
+
+
+def test_a_move_that_was_cut_short_and_an_alias_moved_by_hand_are_settled(settings: Settings) -> None:
+    first, second = made(settings, [0.2, 0.2]), made(settings, [0.3, 0.3])
+    promote(settings, first)
+    registry = Registry(settings)
+    registry._client.set_registered_model_alias("means", "champion", second)
+    (settings.published / "means" / predict.CURRENT).unlink()
+    registry.settle("means")
+    assert registry.alias("means", "champion") == predict.current(settings.published / "means") == first
+
+
+def test_there_is_nothing_to_promote_or_to_go_back_to_before_the_first(settings: Settings) -> None:
+    with pytest.raises(ModelError, match="lakehouse train means"):
+        promote(settings)
+    with pytest.raises(ModelError, match="nothing to go back to"):
+        lifecycle.rollback(settings, "means", "ann", "")
+
+
+def test_what_mlflow_loads_answers_as_the_signature_says(settings: Settings) -> None:
+    import mlflow
+
+    version = made(settings, [0.2, 0.2])
+    model = mlflow.pyfunc.load_model(f"models:/means/{version}")
+    answer = model.predict(pd.DataFrame({"user": ["u", "v"]}))
+    assert answer.to_dict("list") == {"item": ["a", "a"], "score": [0.2, 0.2]}
