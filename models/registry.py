@@ -178,6 +178,21 @@ class Registry:
             datetime.fromisoformat(known.tags["until"]), (names[0], names[1]), reference,
         )  # fmt: skip
 
+    def attach(self, model: str, version: str, name: str, document: dict[str, Any] | str) -> None:
+        """Keep a document with a version: an artefact of the run that made it, JSON, or a text as it is.
+
+        Raises:
+            ModelError: there is no such version, or MLflow does not take it.
+        """
+        try:
+            run = str(self._client.get_model_version(model, version).run_id)
+            if isinstance(document, str):
+                self._client.log_text(run, document, name)
+            else:
+                self._client.log_dict(run, document, name)
+        except MlflowException as error:
+            raise ModelError(f"{name} is not kept with {model} {version}: {str(error)[:200]}") from None
+
     # --- who answers ------------------------------------------------------------------------------------------------
 
     def answering(self, model: str) -> Decision | None:

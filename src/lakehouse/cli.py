@@ -769,6 +769,20 @@ def promote(
 
 
 @app.command()
+def compare(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version beside the champion [@challenger].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let champion and challenger answer the same held-out cases: how good each is, and how far they agree."""
+    with _steps(f"comparing versions of {model}"), _models(f"compare-{model}") as (settings, spark):
+        from models.shadow import compare
+
+        found = compare(settings, model, spark, version)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
 def rollback(model: Model, who: Who = None, why: Why = "", as_json: Json = False) -> None:
     """Let the version answer again that did before the one that does."""
     _from_checkout()
