@@ -783,6 +783,20 @@ def compare(
 
 
 @app.command()
+def card(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version [@champion, else @challenger].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there [print it].")] = None,
+) -> None:
+    """Print a version's card, as Markdown: what it is, learnt from, is worth, who let it answer, how to go back."""
+    _from_checkout()
+    from models.card import card
+
+    text = card(_settings(), model, version)
+    typer.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
+
+
+@app.command()
 def rollback(model: Model, who: Who = None, why: Why = "", as_json: Json = False) -> None:
     """Let the version answer again that did before the one that does."""
     _from_checkout()
