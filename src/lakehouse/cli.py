@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -779,6 +779,18 @@ def compare(
         from models.shadow import compare
 
         found = compare(settings, model, spark, version)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def hindsight(model: Model, as_json: Json = False) -> None:
+    """Judge what champions said then by what has happened since, day by day, as far as tables remember."""
+    _from_checkout()
+    from models.hindsight import hindsight
+
+    needed = _models("hindsight-trend") if model == "trend" else nullcontext((_settings(), None))
+    with _steps(f"looking back at {model}"), needed as (settings, spark):
+        found = hindsight(settings, model, spark)
     _print_json(found) if as_json else _print_facts(found)
 
 
