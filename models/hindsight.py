@@ -66,10 +66,8 @@ def recommender(settings: Settings, spark: Any, now: datetime) -> Days:
     begin = past.since
     while begin and begin < now:
         end = min(begin.replace(hour=0, minute=0, second=0, microsecond=0) + _DAY, now)
-        version = past.version(begin)
-        with lake.connect(
-            "gold.recommendations", "silver.user_events", versions={"gold.recommendations": version}
-        ) as db:
+        then = {"gold.recommendations": past.version(begin)}
+        with lake.connect("gold.recommendations", "silver.user_events", versions=then) as db:
             rows = db.execute(
                 f"""
                 with said as (
@@ -97,9 +95,9 @@ def recommender(settings: Settings, spark: Any, now: datetime) -> Days:
 
 
 def trend(settings: Settings, spark: Any, now: datetime) -> Days:
-    """Forecasts as they stood every four hours, against the steps that followed: MASE, that of the value then, coverage.
+    """Forecasts as they stood every four hours, against the steps that followed: MASE and coverage of the interval.
 
-    ``coverage`` is the share of values within the interval that was to hold 95 %.
+    ``mase_of_last_value`` is what the newest value then would have scored; of values, 95 % were to be in the interval.
     """
     lake, past = Lake(settings), Past(settings, "gold.forecasts", now)
     known = {one.name: one for one in read(spark, settings, {})}
@@ -130,7 +128,8 @@ def trend(settings: Settings, spark: Any, now: datetime) -> Days:
     return [
         {
             "day": day, "versions": sorted({version for *_, version in rows}), "forecasts": len(rows),
-            "mase": float(np.mean([row[0] for row in rows])), "mase_of_last_value": float(np.mean([row[1] for row in rows])),
+            "mase": float(np.mean([row[0] for row in rows])),
+            "mase_of_last_value": float(np.mean([row[1] for row in rows])),
             "coverage": float(np.mean([inside for row in rows for inside in row[2]])),
         }
         for day, rows in sorted(days.items())
@@ -149,8 +148,8 @@ def anomaly(settings: Settings, spark: Any, now: datetime) -> Days:
         [since, now],
     ).fetchall()
     watched = lake.query(
-        "select cast(window_start as date)::varchar, 'service', count(distinct service) from gold.service_health_minute "
-        "where window_start >= $1 group by 1 union all select cast(window_start as date)::varchar, 'host', "
+        "select window_start::date::varchar, 'service', count(distinct service) from gold.service_health_minute "
+        "where window_start >= $1 group by 1 union all select window_start::date::varchar, 'host', "
         "count(distinct host) from gold.host_utilization_minute where window_start >= $1 group by 1",
         [since],
     ).fetchall()

@@ -52,7 +52,7 @@ def test_recommendations_are_judged_as_they_were_said_by_what_is_new_to_the_user
         event("joe", "x", said + timedelta(milliseconds=1)),  # was recommended nothing
     ])  # fmt: skip
     time.sleep(0.01)
-    recommend(settings, "q")  # a later snapshot, which knows
+    recommend(settings, "xq")  # a later snapshot, which knows
     days = hindsight.recommender(settings, None, datetime.now(UTC))
     assert sum(day["users"] for day in days) == 2
     assert (days[0]["hit_rate"], days[0]["ndcg@10"], days[0]["versions"]) == (0.5, 0.5, ["1"])
@@ -84,7 +84,8 @@ def test_alarms_of_a_subject_are_one_incident_until_it_is_calm_and_rules_nearby_
 def test_alarms_are_counted_by_the_day_without_a_database_of_notifications(tmp_path: Path) -> None:
     settings = Settings.model_validate(local_lake(tmp_path).model_dump() | {"mongo": {"uri": "mongodb://127.0.0.1:1/"}})
     write(settings, "gold.anomalies", [
-        {"series": f"host/web-{number}/system.cpu.total.norm.pct", "time": AT + timedelta(hours=hours), "model_version": "1"}
+        {"series": f"host/web-{number}/system.cpu.total.norm.pct", "time": AT + timedelta(hours=hours),
+         "model_version": "1"}
         for number, hours in ((1, 0), (2, 1), (1, 20), (1, -200))
     ])  # fmt: skip
     write(settings, "gold.service_health_minute", [])
