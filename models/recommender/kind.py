@@ -18,7 +18,7 @@ from lakehouse.settings import Settings
 from models import drift
 from models.agreement import overlap, rank_biased_overlap
 from models.gate import Bounds
-from models.recommender import als, linear
+from models.recommender import als, linear, recency
 from models.recommender.interactions import interactions
 from models.recommender.metrics import K, measure
 from models.recommender.train import train
@@ -62,7 +62,7 @@ class Recommender:
             "recommender", manifest, arrays,
             {"method": manifest["kind"], **manifest["chosen"], "posts": len(manifest["items"])},
             dict(versions), cut.astimezone(UTC), inputs, self.call(model, inputs), drift.reference(before, FEATURES),
-            words=((linear if manifest["kind"] == "linear" else als).__doc__ or "").strip(),
+            words=_words(manifest),
         )  # fmt: skip
 
     def hold_out(self, spark: Any, settings: Settings, versions: Mapping[str, int], now: datetime) -> Held:
@@ -126,6 +126,15 @@ class Recommender:
         events = _events(spark, settings, {})
         since = _cut(events)
         return drift.stability(reference, events.where(F.col("occurred_at") >= F.lit(since)), FEATURES)
+
+
+def _words(manifest: Mapping[str, Any]) -> str:
+    """What was trained: by how the weights were found, and whether attention moves on."""
+    parts = [
+        als if manifest["kind"] == "als" else linear,
+        *([recency] if manifest["chosen"].get("half_life_h") else []),
+    ]
+    return "\n\n".join((part.__doc__ or "").strip() for part in parts)
 
 
 def _lists(model: Neighbours, held: Held) -> tuple[list[list[str]], list[float]]:

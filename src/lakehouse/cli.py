@@ -779,7 +779,16 @@ def compare(
         from models.shadow import compare
 
         found = compare(settings, model, spark, version)
-    _print_json(found) if as_json else _print_facts(found)
+    if as_json:
+        _print_json(found)
+        return
+    from lakehouse.report import show_rows
+
+    one, other = found["champion"], found["challenger"]
+    rows = [(name, one[name], other.get(name)) for name in one if name != "slices"]
+    slices = [(name, each["value"], other["slices"].get(name, {}).get("value")) for name, each in one["slices"].items()]
+    show_rows(("figure", "champion", "challenger"), rows + slices)
+    _print_facts(found["agreement"])
 
 
 @app.command()
@@ -791,7 +800,14 @@ def hindsight(model: Model, as_json: Json = False) -> None:
     needed = _models("hindsight-trend") if model == "trend" else nullcontext((_settings(), None))
     with _steps(f"looking back at {model}"), needed as (settings, spark):
         found = hindsight(settings, model, spark)
-    _print_json(found) if as_json else _print_facts(found)
+    if as_json:
+        _print_json(found)
+    elif days := found["days"]:
+        from lakehouse.report import show_rows
+
+        show_rows([*days[0]], [[*day.values()] for day in days])
+    else:
+        typer.echo(f"{model}: nothing was said, as far back as is remembered, that has come to be since")
 
 
 @app.command()

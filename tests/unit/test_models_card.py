@@ -70,3 +70,15 @@ def test_every_model_is_told_what_it_is_for() -> None:
     from models.kinds import KINDS
 
     assert set(USE) == set(KINDS) == set(lifecycle.SOURCES)
+
+
+def test_the_recommenders_card_tells_of_the_method_that_was_trained() -> None:
+    from models.recommender import als, linear, recency
+    from models.recommender.kind import _words
+
+    heads = {part: (part.__doc__ or "").splitlines()[0] for part in (als, linear, recency)}
+    told = {
+        kind: [part for part in heads if heads[part] in _words({"kind": kind, "chosen": {"half_life_h": hours}})]
+        for kind, hours in (("als", 0.0), ("linear", 0.0), ("tastes", 1.0))
+    }
+    assert told == {"als": [als], "linear": [linear], "tastes": [linear, recency]}
