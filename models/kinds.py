@@ -40,6 +40,9 @@ class Kind(Protocol):
     def baseline(self, held: Any) -> Measured:
         """How what needs no model does there: the first champion must be better."""
 
+    def agreement(self, model: Any, other: Any, held: Any) -> dict[str, float]:
+        """How far another model answers the held-out cases as this one does, right or wrong; see ``agreement.py``."""
+
     def drift(self, reference: Mapping[str, Any], spark: Any, settings: Settings, now: datetime) -> dict[str, float]:
         """Of each input feature, how far its distribution is from that of training, as of now."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,11 +10,13 @@ from typing import Any
 
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
+from models import card
 from models.gate import DRIFT, faults, judge
 from models.kinds import kind
 from models.registry import CHALLENGER, Decision, Registry
 from models.trained import Measured, ModelError
 
+_log = logging.getLogger(__name__)
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "recommender": ("silver.user_events",),
     "anomaly": ("gold.service_health_minute", "gold.host_utilization_minute", "silver.service_logs"),
@@ -46,7 +49,10 @@ def train(settings: Settings, model: str, spark: Any, now: datetime | None = Non
     measured = one.measure(one.answers({**trained.manifest, "version": "candidate"}, trained.arrays),
                            one.hold_out(spark, settings, versions, now))  # fmt: skip
     metrics = {measured.metric: measured.value, "p99_ms": measured.p99_ms, **measured.more}
-    return registry.register(trained, metrics), measured
+    metrics |= {f"slice/{name}": value for name, (value, _) in measured.slices.items()}
+    version = registry.register(trained, metrics)
+    _tell(settings, model, version)
+    return version, measured
 
 
 def outdated(settings: Settings, model: str, spark: Any, now: datetime | None = None) -> list[str]:
@@ -118,7 +124,9 @@ def promote(
     measured = {name: one.json() for name, one in said.items() if one is not None}
     data = {} if verdict.candidate is None else registry.read(model, version).data
     action = "refused" if verdict.reasons else "promoted"
-    return registry.decide(model, version, action, who, why, verdict.reasons, measured, data)
+    decision = registry.decide(model, version, action, who, why, verdict.reasons, measured, data)
+    _tell(settings, model, version, decision.previous)
+    return decision
 
 
 def rollback(settings: Settings, model: str, who: str, why: str) -> Decision:
@@ -131,4 +139,15 @@ def rollback(settings: Settings, model: str, who: str, why: str) -> Decision:
     now = registry.answering(model)
     if now is None or now.previous is None:
         raise ModelError(f"{model}: no version answered before {now.version if now else 'any'}, nothing to go back to")
-    return registry.decide(model, now.previous, "rolled back", who, why)
+    decision = registry.decide(model, now.previous, "rolled back", who, why)
+    _tell(settings, model, decision.version, decision.previous)
+    return decision
+
+
+def _tell(settings: Settings, model: str, *versions: str | None) -> None:
+    """Write the cards of versions anew; what was done stands, whether or not MLflow takes them."""
+    for version in filter(None, versions):
+        try:
+            card.publish(settings, model, version)
+        except ModelError as error:
+            _log.warning("the card of %s %s is not in MLflow: %s", model, version, error)

@@ -44,6 +44,8 @@ from models.trained import Arrays, ModelError, Trained, code_version, digest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _ARTEFACT = "published"
+_DESCRIPTION = 5000
+"""Characters that MLflow's column has."""
 for _name in ("mlflow", "mlflow.pyfunc"):
     logging.getLogger(_name).setLevel(logging.ERROR)  # it advises against pickled models, which hold a name here
 
@@ -60,6 +62,16 @@ class Version:
     until: datetime
     signature: tuple[tuple[str, ...], tuple[str, ...]]
     reference: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a version comes from: its tags (see :meth:`Registry.register`), parameters, figures, and when it was."""
+
+    tags: dict[str, str]
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    made_at: datetime
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,47 @@ class Registry:
             model, version, {**manifest, "version": version}, arrays, json.loads(known.tags["data"]),
             datetime.fromisoformat(known.tags["until"]), (names[0], names[1]), reference,
         )  # fmt: skip
+
+    def attach(self, model: str, version: str, name: str, document: dict[str, Any] | str) -> None:
+        """Keep a document with a version: an artefact of the run that made it, JSON, or a text as it is.
+
+        Raises:
+            ModelError: there is no such version, or MLflow does not take it.
+        """
+        try:
+            run = str(self._client.get_model_version(model, version).run_id)
+            if isinstance(document, str):
+                self._client.log_text(run, document, name)
+            else:
+                self._client.log_dict(run, document, name)
+        except MlflowException as error:
+            raise ModelError(f"{name} is not kept with {model} {version}: {str(error)[:200]}") from None
+
+    def describe(self, model: str, version: str, text: str) -> None:
+        """Let a text be a version's description, as far as MLflow has room for it, and whole ``card.md`` of its run.
+
+        Raises:
+            ModelError: there is no such version, or MLflow does not take it.
+        """
+        self.attach(model, version, "card.md", text)
+        try:
+            self._client.update_model_version(model, version, text[:_DESCRIPTION])
+        except MlflowException as error:
+            raise ModelError(f"{model} {version} is not described: {str(error)[:200]}") from None
+
+    def about(self, model: str, version: str) -> About:
+        """What MLflow has on record of a version.
+
+        Raises:
+            ModelError: there is no such version.
+        """
+        try:
+            known = self._client.get_model_version(model, version)
+            data = self._client.get_run(str(known.run_id)).data
+        except MlflowException as error:
+            raise ModelError(f"{model} has no version {version}: {str(error)[:200]}") from None
+        made_at = datetime.fromtimestamp(known.creation_timestamp / 1000, UTC)
+        return About(known.tags, data.params, data.metrics, made_at)
 
     # --- who answers ------------------------------------------------------------------------------------------------
 

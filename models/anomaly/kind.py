@@ -21,6 +21,7 @@ from lakehouse.predict.templates import Miner
 from lakehouse.predict.watch import FEWEST, MEASURES, MINUTE_S, Version, Watched, watch
 from lakehouse.settings import Settings
 from models import drift
+from models.agreement import kappa
 from models.gate import Bounds
 from models.trained import Arrays, Measured, ModelError, Trained
 
@@ -111,22 +112,7 @@ class Anomaly:
 
     def measure(self, model: Version, held: Held) -> Measured:
         """F1 of alarms that begin, and of planted trouble that is found within three minutes."""
-        found, took = {}, []
-        for name, minutes in held.minutes.items():
-            watched = watch(name)
-            assert isinstance(watched, Watched)
-            alarms: set[int] = set()
-            for minute, values in zip(minutes.index.tolist(), minutes.to_numpy(), strict=True):
-                records = [
-                    (measure, minute, 0, float(value))
-                    for measure, value in zip(minutes.columns, values, strict=True)
-                    if np.isfinite(value)
-                ]
-                began = time.perf_counter()
-                alarms |= {alarm.minute for alarm in watched.fold(records, model)}
-                took.append(time.perf_counter() - began)
-            found[name] = alarms
-        return _measured(held, found, took)
+        return _measured(held, *_alarms(model, held))
 
     def baseline(self, held: Held) -> Measured:
         """Three standard deviations of the hour before, the usual threshold of a dashboard."""
@@ -136,6 +122,18 @@ class Anomaly:
             off = (minutes - past.mean()).abs() > 3 * past.std()
             found[name] = set(minutes.index[off.any(axis=1)].tolist())
         return _measured(held, found, [0.0])
+
+    def agreement(self, model: Version, other: Version, held: Held) -> dict[str, float]:
+        """Of the held-out minutes, the share with the same verdict, and Cohen's kappa."""
+        (found, _), (others, _) = _alarms(model, held), _alarms(other, held)
+        cases = {(name, at) for name, frame in held.minutes.items() for at in frame.index if at >= held.since[name]}
+        first, second = (
+            cases & {(name, at) for name, alarms in each.items() for at in alarms} for each in (found, others)
+        )
+        return {
+            "same_verdict": 1 - len(first ^ second) / len(cases),
+            "kappa": kappa(len(first & second), len(first), len(second), len(cases)),
+        }
 
     def drift(self, reference: Mapping[str, Any], spark: Any, settings: Settings, now: datetime) -> dict[str, float]:
         """Of the log's levels and services."""
@@ -178,6 +176,26 @@ def plant(minutes: dict[str, Minutes], seed: int, since: int = 0) -> Held:
         )
     starts = {name: max(since, int(frame.index[min(45, len(frame) - 1)])) for name, frame in made.items()}
     return Held(made, starts, trouble)
+
+
+def _alarms(model: Version, held: Held) -> tuple[dict[str, set[int]], list[float]]:
+    """The minutes of each subject with an alarm, and how long each minute took."""
+    found, took = {}, []
+    for name, minutes in held.minutes.items():
+        watched = watch(name)
+        assert isinstance(watched, Watched)
+        alarms: set[int] = set()
+        for minute, values in zip(minutes.index.tolist(), minutes.to_numpy(), strict=True):
+            records = [
+                (measure, minute, 0, float(value))
+                for measure, value in zip(minutes.columns, values, strict=True)
+                if np.isfinite(value)
+            ]
+            began = time.perf_counter()
+            alarms |= {alarm.minute for alarm in watched.fold(records, model)}
+            took.append(time.perf_counter() - began)
+        found[name] = alarms
+    return found, took
 
 
 def _measured(held: Held, found: Mapping[str, set[int]], took: list[float]) -> Measured:

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 from lakehouse.predict import Neighbours
 from lakehouse.settings import Settings
 from models import drift
+from models.agreement import overlap, rank_biased_overlap
 from models.gate import Bounds
-from models.recommender import als, linear
+from models.recommender import als, linear, recency
 from models.recommender.interactions import interactions
 from models.recommender.metrics import K, measure
 from models.recommender.train import train
@@ -61,7 +62,7 @@ class Recommender:
             "recommender", manifest, arrays,
             {"method": manifest["kind"], **manifest["chosen"], "posts": len(manifest["items"])},
             dict(versions), cut.astimezone(UTC), inputs, self.call(model, inputs), drift.reference(before, FEATURES),
-            words=((linear if manifest["kind"] == "linear" else als).__doc__ or "").strip(),
+            words=_words(manifest),
         )  # fmt: skip
 
     def hold_out(self, spark: Any, settings: Settings, versions: Mapping[str, int], now: datetime) -> Held:
@@ -101,13 +102,7 @@ class Recommender:
 
     def measure(self, model: Neighbours, held: Held) -> Measured:
         """nDCG@10 of what is new to a user, over all and by the length of the history; the time of each answer."""
-        took = []
-        lists = []
-        for history in held.history:
-            began = time.perf_counter()
-            lists.append([post for post, _ in model.top(history[-HISTORY:], set(history), K)])
-            took.append(time.perf_counter() - began)
-        return _measured(held, lists, took)
+        return _measured(held, *_lists(model, held))
 
     def baseline(self, held: Held) -> Measured:
         """The most popular posts that a user does not know."""
@@ -117,11 +112,39 @@ class Recommender:
             lists.append([post for post in held.popular if post not in known][:K])
         return _measured(held, lists, [0.0])
 
+    def agreement(self, model: Neighbours, other: Neighbours, held: Held) -> dict[str, float]:
+        """Means over users: the share of ten posts that both recommend, and rank-biased overlap of their lists."""
+        (lists, _), (others, _) = _lists(model, held), _lists(other, held)
+        pairs = list(zip(lists, others, strict=True))
+        return {
+            "overlap@10": float(np.mean([overlap(a, b, K) for a, b in pairs])),
+            "rank_biased_overlap": float(np.mean([rank_biased_overlap(a, b) for a, b in pairs])),
+        }
+
     def drift(self, reference: Mapping[str, Any], spark: Any, settings: Settings, now: datetime) -> dict[str, float]:
         """Of the events of the last day, as far as there are."""
         events = _events(spark, settings, {})
         since = _cut(events)
         return drift.stability(reference, events.where(F.col("occurred_at") >= F.lit(since)), FEATURES)
+
+
+def _words(manifest: Mapping[str, Any]) -> str:
+    """What was trained: by how the weights were found, and whether attention moves on."""
+    parts = [
+        als if manifest["kind"] == "als" else linear,
+        *([recency] if manifest["chosen"].get("half_life_h") else []),
+    ]
+    return "\n\n".join((part.__doc__ or "").strip() for part in parts)
+
+
+def _lists(model: Neighbours, held: Held) -> tuple[list[list[str]], list[float]]:
+    """What is recommended to each user, and how long each answer took."""
+    took, lists = [], []
+    for history in held.history:
+        began = time.perf_counter()
+        lists.append([post for post, _ in model.top(history[-HISTORY:], set(history), K)])
+        took.append(time.perf_counter() - began)
+    return lists, took
 
 
 def _measured(held: Held, lists: list[list[str]], took: list[float]) -> Measured:

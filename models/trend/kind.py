@@ -106,7 +106,7 @@ class Trend:
                 began = time.perf_counter()
                 said = model.forecast([past], held.horizon, lower=lower, upper=upper)
                 took.append(time.perf_counter() - began)
-                found.append(_mase(past, truth, said.mean[0]))
+                found.append(mase(past, truth, said.mean[0]))
                 there = np.isfinite(truth)
                 inside += ((said.lo[0] <= truth) & (truth <= said.hi[0]))[there].tolist()
             errors[one.name] = float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
@@ -117,10 +117,23 @@ class Trend:
         errors = {}
         for one in held.series:
             found = [
-                _mase(past, truth, np.full(len(truth), _last(past))) for past, truth in _origins(one, held.horizon)
+                mase(past, truth, np.full(len(truth), last_known(past))) for past, truth in _origins(one, held.horizon)
             ]
             errors[one.name] = float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
         return _measured(errors, [0.0], {})
+
+    def agreement(self, model: Forecaster | Local, other: Forecaster | Local, held: Held) -> dict[str, float]:
+        """The mean absolute difference of forecasts by the first model's mean absolute error, both scaled as MASE."""
+        apart, errors = [], []
+        for one in held.series:
+            lower, upper = one.bounds
+            for past, truth in _origins(one, held.horizon):
+                said, others = (
+                    each.forecast([past], held.horizon, lower=lower, upper=upper).mean[0] for each in (model, other)
+                )
+                apart.append(mase(past, np.where(np.isfinite(truth), said, np.nan), others))
+                errors.append(mase(past, truth, said))
+        return {"difference_by_error": float(np.nansum(apart) / max(np.nansum(errors), 1e-12))}
 
     def drift(self, reference: Mapping[str, Any], spark: Any, settings: Settings, now: datetime) -> dict[str, float]:
         """Of the kinds of series that there are."""
@@ -159,12 +172,14 @@ def _origins(one: Series, horizon: int) -> list[tuple[NDArray[np.float64], NDArr
     return [(one.values[:cut], one.values[cut : cut + horizon]) for cut in cuts]
 
 
-def _last(past: NDArray[np.float64]) -> float:
+def last_known(past: NDArray[np.float64]) -> float:
+    """The newest value that is no gap; 0 where there is none."""
     known = past[np.isfinite(past)]
     return float(known[-1]) if len(known) else 0.0
 
 
-def _mase(past: NDArray[np.float64], truth: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+def mase(past: NDArray[np.float64], truth: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+    """The mean absolute error by that of the last value one step ahead in the past; nan where that is 0 or unknown."""
     known = past[np.isfinite(past)]
     scale = np.abs(np.diff(known)).mean() if len(known) > 1 else 0.0
     there = np.isfinite(truth)
@@ -181,9 +196,9 @@ def _measured(errors: Mapping[str, float], took: list[float], more: dict[str, fl
     for kind in sorted({name.partition("/")[0] for name in known}):
         of_kind = [error for name, error in known.items() if name.startswith(f"{kind}/")]
         slices[kind] = (1 / (1 + float(np.mean(of_kind))), len(of_kind))
-    mase = float(np.mean([*known.values()]))
+    mean = float(np.mean([*known.values()]))
     return Measured(
-        "inverse_mase", 1 / (1 + mase), slices, float(np.quantile(took, 0.99)) * 1000, {"mase": mase, **more}
+        "inverse_mase", 1 / (1 + mean), slices, float(np.quantile(took, 0.99)) * 1000, {"mase": mean, **more}
     )
 
 

@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -766,6 +766,62 @@ def promote(
     _print_decision(decision, as_json)
     if decision.reasons:
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def compare(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version beside the champion [@challenger].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let champion and challenger answer the same held-out cases: how good each is, and how far they agree."""
+    with _steps(f"comparing versions of {model}"), _models(f"compare-{model}") as (settings, spark):
+        from models.shadow import compare
+
+        found = compare(settings, model, spark, version)
+    if as_json:
+        _print_json(found)
+        return
+    from lakehouse.report import show_rows
+
+    one, other = found["champion"], found["challenger"]
+    rows = [(name, one[name], other.get(name)) for name in one if name != "slices"]
+    slices = [(name, each["value"], other["slices"].get(name, {}).get("value")) for name, each in one["slices"].items()]
+    show_rows(("figure", "champion", "challenger"), rows + slices)
+    _print_facts(found["agreement"])
+
+
+@app.command()
+def hindsight(model: Model, as_json: Json = False) -> None:
+    """Judge what champions said then by what has happened since, day by day, as far as tables remember."""
+    _from_checkout()
+    from models.hindsight import hindsight
+
+    needed = _models("hindsight-trend") if model == "trend" else nullcontext((_settings(), None))
+    with _steps(f"looking back at {model}"), needed as (settings, spark):
+        found = hindsight(settings, model, spark)
+    if as_json:
+        _print_json(found)
+    elif days := found["days"]:
+        from lakehouse.report import show_rows
+
+        show_rows([*days[0]], [[*day.values()] for day in days])
+    else:
+        typer.echo(f"{model}: nothing was said, as far back as is remembered, that has come to be since")
+
+
+@app.command()
+def card(
+    model: Model,
+    version: Annotated[str | None, typer.Option(help="The version [@champion, else @challenger].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it there [print it].")] = None,
+) -> None:
+    """Print a version's card, as Markdown: what it is, learnt from, is worth, who let it answer, how to go back."""
+    _from_checkout()
+    from models.card import card
+
+    text = card(_settings(), model, version)
+    typer.echo(text, nl=False) if out is None else out.write_text(text, encoding="utf-8")
 
 
 @app.command()

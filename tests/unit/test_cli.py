@@ -160,3 +160,9 @@ def test_a_shipper_says_what_is_wrong_with_how_it_was_called(env: dict[str, str]
     assert done.exit_code == 1 and done.output.startswith("error: '(' can't begin a record: ")
     done = lakehouse("ship", "logs", env=env | {"LAKEHOUSE_COLLECT__BEATS": "5044"})
     assert done.exit_code == 1 and "setting collect.beats" in done.output and "give host:port" in done.output
+
+
+@pytest.mark.parametrize("verb", ["card", "hindsight"])
+def test_what_is_told_of_models_needs_their_registry(env: dict[str, str], verb: str) -> None:
+    said = lakehouse(verb, "recommender", env={**env, "LAKEHOUSE_MLFLOW__URI": "http://127.0.0.1:1"})
+    assert said.exit_code == 1 and "MLflow does not answer at http://127.0.0.1:1" in said.stderr

@@ -2,93 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from local_lake import local_lake, write
+from small_model import NOW, SIGNATURE, Means, made, promote
 
-import models.kinds
 from lakehouse import predict
-from lakehouse.settings import Mlflow, Settings
+from lakehouse.settings import Settings
 from models import lifecycle
-from models.gate import Bounds
 from models.registry import Registry, decisions
-from models.trained import Arrays, Measured, ModelError, Trained
-
-NOW = datetime(2026, 11, 26, tzinfo=UTC)
-SIGNATURE = (("user",), ("item", "score"))
-
-
-class Means:
-    """A model that answers with the weight of each item; the more weight, the better it measures."""
-
-    bounds = Bounds(p99_ms=5, max_age=timedelta(days=7), signature=SIGNATURE)
-    moved = 0.0
-
-    def train(self, *_: Any) -> Trained:
-        raise AssertionError("the tests make their versions themselves")
-
-    def hold_out(self, *_: Any) -> None:
-        return None
-
-    def answers(self, manifest: dict[str, Any], arrays: Arrays) -> Any:
-        if len(manifest["items"]) != len(arrays["weights"]):
-            raise ValueError("items and weights differ in number")
-        return arrays["weights"]
-
-    def call(self, model: Any, inputs: pd.DataFrame) -> pd.DataFrame:
-        return pd.DataFrame({"item": ["a"] * len(inputs), "score": [float(model[0])] * len(inputs)})
-
-    def measure(self, model: Any, held: Any) -> Measured:
-        return Measured("ndcg@10", float(model.sum()), {"new users": (float(model[-1]), 500)}, p99_ms=1.0)
-
-    def baseline(self, held: Any) -> Measured:
-        return Measured("ndcg@10", 0.1, {}, p99_ms=1.0)
-
-    def drift(self, reference: Mapping[str, Any], *_: Any) -> dict[str, float]:
-        return {"views a user": self.moved}
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database, whose making takes seconds."""
-    made = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Registry(Settings(mlflow=Mlflow(uri=f"sqlite:///{made}")))
-    return made
+from models.trained import ModelError
 
 
 @pytest.fixture
-def settings(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    kind = Means()
-    monkeypatch.chdir(tmp_path)  # where MLflow without a server keeps artefacts
-    shutil.copy(empty, tmp_path / "mlflow.db")
-    monkeypatch.setattr(models.kinds, "KINDS", ("means",))
-    monkeypatch.setitem(__import__("sys").modules, "models.means.kind", type("M", (), {"KIND": kind}))
-    monkeypatch.setattr(lifecycle, "SOURCES", {"means": ()})
-    lake = local_lake(tmp_path)
-    write(lake, "ops.promotions", [])
-    return lake.model_copy(update={"mlflow": Mlflow(uri=f"sqlite:///{tmp_path}/mlflow.db")})
-
-
-def made(settings: Settings, weights: list[float], until: datetime = NOW, columns: Any = SIGNATURE) -> str:
-    inputs = pd.DataFrame({name: ["u"] for name in columns[0]})
-    outputs = pd.DataFrame({"item": ["a"], "score": [1.0]})
-    arrays = {"weights": np.array(weights)}
-    trained = Trained(
-        "means", {"items": ["a", "b"]}, arrays, {"half life": 3}, {"silver.user_events": 7}, until, inputs, outputs
-    )
-    return Registry(settings).register(trained, {"ndcg@10": sum(weights)})
-
-
-def promote(settings: Settings, version: str | None = None) -> Any:
-    return lifecycle.promote(settings, "means", None, "ann", "better on paper", version, NOW)
+def settings(small_model: Settings) -> Settings:
+    return small_model
 
 
 def test_a_better_candidate_answers_and_an_even_better_one_replaces_it_until_it_is_rolled_back(

@@ -75,3 +75,9 @@ def test_a_series_is_answered_minute_by_minute() -> None:
     answer = KIND.call(version(5.0), inputs)
     assert answer["score"][600] >= 0.5 > answer["score"][500:600].max()
     assert tuple(answer.columns) == KIND.bounds.signature[1]
+
+
+def test_charts_agree_with_themselves_and_the_less_the_further_their_limits_are_apart(held: Held) -> None:
+    assert KIND.agreement(version(5.0), version(5.0), held) == {"same_verdict": 1.0, "kappa": 1.0}
+    near, far = (KIND.agreement(version(5.0), version(other), held)["kappa"] for other in (6.0, 60.0))
+    assert 1 > near > 0.5 > far >= 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,3 +72,14 @@ def test_rows_follow_the_series_and_stay_in_its_bounds() -> None:
 def test_it_answers_a_series_in_a_request() -> None:
     answer = KIND.call(Local("7"), pd.DataFrame({"series": [[1.0, 2.0] * 40], "horizon": [4]}))
     assert tuple(answer.columns) == KIND.bounds.signature[1] and len(answer["mean"][0]) == 4
+
+
+def test_forecasters_differ_in_units_of_the_first_ones_error() -> None:
+    class Moved(Local):
+        def forecast(self, *given: Any, **more: Any) -> Any:
+            said = super().forecast(*given, **more)
+            return replace(said, mean=said.mean + 8)  # the standard deviation of the noise
+
+    held = _held(KNOWN)
+    assert KIND.agreement(Local("1"), Local("2"), held) == {"difference_by_error": 0}
+    assert 0.3 < KIND.agreement(Local("1"), Moved("2"), held)["difference_by_error"] < 1.5
