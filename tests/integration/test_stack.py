@@ -133,9 +133,11 @@ def test_up_when_all_is_up_starts_nothing_and_is_quick(stack: Settings):
 
 
 def test_a_watcher_killed_with_its_servers_running_is_replaced(written: Settings):
-    (watcher,) = {psutil.Process(server["pid"]).ppid() for server in servers.status(written).values()}
+    before = {name: server["pid"] for name, server in servers.status(written).items()}
+    (watcher,) = {psutil.Process(pid).ppid() for pid in before.values()}
     psutil.Process(watcher).kill()
     servers.up(written, progress=False)
+    assert [name for name, pid in before.items() if psutil.pid_exists(pid)] == []
     assert mongodb_count(written) == COUNT
     assert all(server["ready"] for server in servers.status(written).values())
 

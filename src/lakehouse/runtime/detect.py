@@ -129,7 +129,8 @@ def judge(key: tuple[str], parts: Iterable[pd.DataFrame], state: GroupState, fol
     version = champion(folder)
     found = known.fold((record for part in parts for record in records(part)), version)
     state.update((pickle.dumps(known),))
-    yield rows(key[0], found, version.version)
+    if found:
+        yield rows(key[0], found, version.version)
 
 
 def records(part: pd.DataFrame) -> Iterator[Record]:

@@ -247,6 +247,8 @@ def _redis(place: Place) -> list[str]:
     return [
         *(binary, "--bind", HOST, "--port", str(place.ports["redis"]), "--dir", str(place.data)),
         *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        # Its title would be written over its environment, by which ours are told when their watcher is gone.
+        *("--set-proc-title", "no"),
     ]
 
 
