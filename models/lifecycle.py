@@ -19,7 +19,7 @@ from models.trained import Measured, ModelError
 _log = logging.getLogger(__name__)
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "recommender": ("silver.user_events",),
-    "anomaly": ("gold.service_health_minute", "gold.host_utilization_minute", "silver.service_logs"),
+    "anomaly": ("gold.service_health_minute", "silver.system_metrics", "silver.service_logs"),
     "trend": ("gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute"),
 }
 """The tables that each model learns from."""

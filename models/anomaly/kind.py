@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from lakehouse.predict.chart import Chart
 from lakehouse.predict.templates import Miner
 from lakehouse.predict.watch import FEWEST, MEASURES, MINUTE_S, Version, Watched, watch
+from lakehouse.runtime.detect import hosts
 from lakehouse.settings import Settings
 from models import drift
 from models.agreement import kappa
@@ -116,11 +117,13 @@ class Anomaly:
 
     def baseline(self, held: Held) -> Measured:
         """Three standard deviations of the hour before, the usual threshold of a dashboard."""
-        found = {}
+        found: dict[str, set[int]] = {}
         for name, minutes in held.minutes.items():
-            past = minutes.shift(1).rolling(60, min_periods=30)
-            off = (minutes - past.mean()).abs() > 3 * past.std()
-            found[name] = set(minutes.index[off.any(axis=1)].tolist())
+            found[name] = set()
+            for measure in minutes:
+                known = minutes[measure].dropna()
+                past = known.shift(1).rolling(60, min_periods=30)
+                found[name] |= set(known.index[(known - past.mean()).abs() > 3 * past.std()].tolist())
         return _measured(held, found, [0.0])
 
     def agreement(self, model: Version, other: Version, held: Held) -> dict[str, float]:
@@ -160,13 +163,14 @@ def plant(minutes: dict[str, Minutes], seed: int, since: int = 0) -> Held:
         while at + LENGTH[1] < len(frame):
             place, length = int(rng.integers(len(frame.columns))), int(rng.integers(*LENGTH))
             column = frame.iloc[:, place]
+            while at < len(frame) and not np.isfinite(column.iloc[at]):
+                at += 1  # it begins where the measure has a value: what nobody measured, nobody can find
             spread = 1.4826 * float((column - column.rolling(60, min_periods=10).median()).abs().median())
-            if np.isfinite(spread):
+            if np.isfinite(spread) and at + length <= len(frame):
                 rows = slice(at, at + length)
                 off = rng.uniform(*SIZE) * max(spread, 1e-3 * abs(float(column.median())))
                 frame.iloc[rows, place] = frame.iloc[rows, place] + off
-                if frame.iloc[rows, place].notna().any():
-                    where.append((int(frame.index[at]), int(frame.index[at + length - 1])))
+                where.append((int(frame.index[at]), int(frame.index[at + length - 1])))
             at += length + 10 + int(rng.exponential(1 / PLANTED))
         if where:
             made[name], trouble[name] = frame, where
@@ -201,18 +205,16 @@ def _alarms(model: Version, held: Held) -> tuple[dict[str, set[int]], list[float
 def _measured(held: Held, found: Mapping[str, set[int]], took: list[float]) -> Measured:
     counts: dict[str, list[int]] = {}
     for name, windows in held.trouble.items():
-        alarms = sorted(minute for minute in found[name] if minute >= held.since[name])
-        begun = [minute for place, minute in enumerate(alarms) if not place or minute - alarms[place - 1] > 5]
-        right = sum(any(first <= minute <= last + 5 for first, last in windows) for minute in begun)
-        order = held.minutes[name].index
-        hit = 0
-        for first, last in windows:
-            place = int(order.searchsorted(first))
-            seen = set(order[place : place + FOUND_WITHIN].tolist())  # a subject's own next minutes
-            hit += bool(seen & set(alarms)) and last >= first
+        # By the number of the minute among those that the subject has: a host that reports every third has others.
+        number = {minute: place for place, minute in enumerate(held.minutes[name].index.tolist())}
+        spans = [(number[first], number[last]) for first, last in windows]
+        alarms = sorted(number[minute] for minute in found[name] if minute >= held.since[name])
+        begun = [at for place, at in enumerate(alarms) if not place or at - alarms[place - 1] > 5]
+        right = sum(any(first <= at <= last + 5 for first, last in spans) for at in begun)
+        hit = sum(any(first <= at < first + FOUND_WITHIN for at in alarms) for first, _ in spans)
         tally = counts.setdefault(f"{name.partition('/')[0]}s", [0, 0, 0, 0])
-        for place, number in enumerate((right, len(begun), hit, len(windows))):
-            tally[place] += number
+        for place, count in enumerate((right, len(begun), hit, len(windows))):
+            tally[place] += count
     precision, recall, value = _f1([sum(column) for column in zip(*counts.values(), strict=True)])
     slices = {name: (_f1(tally)[2], tally[3]) for name, tally in counts.items()}
     return Measured(
@@ -238,11 +240,11 @@ def _minutes(spark: Any, settings: Settings, versions: Mapping[str, int]) -> dic
     """The minutes of services and hosts, by subject."""
     frame = minutes(
         _read(spark, settings, "gold.service_health_minute", versions),
-        _read(spark, settings, "gold.host_utilization_minute", versions),
+        _read(spark, settings, "silver.system_metrics", versions),
     )
     last = frame.agg(F.max("minute")).first()
     if last is None or last[0] is None:
-        raise ModelError("gold has no minutes of services or hosts yet: let the platform run, or `lakehouse simulate`")
+        raise ModelError("there are no minutes of services or hosts yet: let the platform run, or `lakehouse simulate`")
     recent = frame.where(F.col("minute") > last[0] - SPAN // timedelta(minutes=1))
     chosen = recent.select("subject").distinct().orderBy(F.xxhash64("subject")).limit(SUBJECTS)
     found = {}
@@ -253,20 +255,18 @@ def _minutes(spark: Any, settings: Settings, versions: Mapping[str, int]) -> dic
     return found
 
 
-def minutes(service_health: DataFrame, host_utilization: DataFrame) -> DataFrame:
-    """Both gold tables -> (subject, measure, minute, value), as what is watched knows them."""
+def minutes(service_health: DataFrame, system_metrics: DataFrame) -> DataFrame:
+    """gold.service_health_minute and silver.system_metrics -> (subject, measure, minute, value), as what is watched
+    knows them."""
     each = F.array(*[F.struct(F.lit(m).alias("measure"), F.col(m).alias("value")) for m in MEASURES["service"]])
     services = (
         service_health.where(F.col("requests") >= FEWEST)
         .select(F.concat(F.lit("service/"), "service").alias("subject"), "window_start", F.explode(each).alias("one"))
         .select("subject", "one.measure", "window_start", "one.value")
     )
-    hosts = host_utilization.where(F.col("metric").isin(*MEASURES["host"])).select(
-        F.concat(F.lit("host/"), "host").alias("subject"), F.col("metric").alias("measure"), "window_start",
-        F.col("avg").alias("value"),
-    )  # fmt: skip
     minute = F.floor(F.unix_seconds("window_start") / MINUTE_S).alias("minute")
-    return services.unionByName(hosts).where("value is not null").select("subject", "measure", minute, "value")
+    means = hosts(system_metrics).groupBy("subject", "measure", "minute").agg(F.avg("value").alias("value"))
+    return services.where("value is not null").select("subject", "measure", minute, "value").unionByName(means)
 
 
 def _cut(whole: Mapping[str, Minutes]) -> int:

@@ -27,7 +27,7 @@ def anomalies(settings: Settings, spark: Any, version: Path, now: datetime) -> d
     def read(name: str) -> Any:
         return spark.read.format("delta").load(settings.table_uri(name))
 
-    measured = minutes(read("gold.service_health_minute"), read("gold.host_utilization_minute"))
+    measured = minutes(read("gold.service_health_minute"), read("silver.system_metrics"))
     found = (
         measured.withColumn("seq", F.lit(0).cast("bigint"))
         .unionByName(lines(read("silver.service_logs"), version.parent))

@@ -116,7 +116,7 @@ ANALYSES: tuple[Analysis, ...] = (
         (StoreKey("mongodb", "recommendations", recommendations.TABLE.name),),
     ),
     Analysis(
-        ("gold.service_health_minute", "gold.host_utilization_minute", "silver.service_logs"),
+        ("gold.service_health_minute", "silver.system_metrics", "silver.service_logs"),
         anomalies.TABLE,
         (StoreKey("elasticsearch", "analysis-anomalies", anomalies.TABLE.name),),
     ),

@@ -93,7 +93,11 @@ def lived(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
          "log": {"level": "info"}}
         for number, at in enumerate(times)
     ])  # fmt: skip
-    put(apart, "silver.system_metrics", [])
+    put(apart, "silver.system_metrics", [
+        {"time": at, "host": host, "metric": metric, "value": rng.normal(0.4, 0.01)}
+        for at in times for host in ("web-1", "db-1")
+        for metric in ("system.cpu.total.norm.pct", "system.memory.actual.used.pct")
+    ])  # fmt: skip
     for name in (
         "_internal.gold_changes",
         "gold.recommendations",
@@ -225,7 +229,7 @@ def samples(settings: Settings, first: int, last: int, jump: int) -> None:
     cpu = "system.cpu.total.norm.pct"
     rng = np.random.default_rng(first)
     put(settings, "silver.system_metrics", [
-        {"time": at(minute), "host": "db-1", "metric": cpu, "value": 0.95 if minute == jump else rng.normal(0.4, 0.01)}
+        {"time": at(minute), "host": "app-9", "metric": cpu, "value": 0.95 if minute == jump else rng.normal(0.4, 0.01)}
         for minute in range(first, last)
     ])  # fmt: skip
 
@@ -241,7 +245,7 @@ def test_the_stream_finds_by_the_champion_and_switches_with_the_alias(promoted: 
         assert query.awaitTermination(200) and query.exception() is None
 
     def alarms() -> dict[datetime, str]:
-        series = "host/db-1/system.cpu.total.norm.pct"
+        series = "host/app-9/system.cpu.total.norm.pct"
         return dict(rows(settings, f"select time, model_version from gold.anomalies where series = '{series}'"))
 
     put(settings, "gold.anomalies", [])

@@ -72,9 +72,11 @@ def services(changes: DataFrame) -> DataFrame:
 def hosts(system_metrics: DataFrame) -> DataFrame:
     """silver.system_metrics -> (subject, measure, minute, seq, value), a row a sample, of which a minute's mean counts.
 
-    gold_changes has no row of gold.host_utilization_minute, which no store mirrors; ``seq`` is -1.
+    Not gold.host_utilization_minute, which means over all file systems, whichever of them reported in a minute; of them
+    only that of ``/`` is watched. ``seq`` is -1.
     """
-    return system_metrics.where(F.col("metric").isin(*MEASURES["host"])).select(
+    mount = F.coalesce(F.col("dimensions")["system.filesystem.mount_point"], F.lit("/"))
+    return system_metrics.where(F.col("metric").isin(*MEASURES["host"]) & (mount == "/")).select(
         F.concat(F.lit("host/"), "host").alias("subject"), F.col("metric").alias("measure"), _minute("time"),
         F.lit(-1).cast("bigint").alias("seq"), "value",
     )  # fmt: skip
