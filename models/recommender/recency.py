@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -36,6 +37,13 @@ def attention(user_events: DataFrame, now: datetime) -> DataFrame:
     Every event that is an interaction counts one, half after each half-life; ``now`` has an offset.
     """
     return user_events.sparkSession.sql(attention_sql("{events}", now, "spark"), events=user_events)
+
+
+def attention_of(user_events: pd.DataFrame, now: datetime) -> pd.DataFrame:
+    """The same of rows in memory, without Spark."""
+    with duckdb.connect() as memory:
+        memory.register("user_events", user_events)
+        return memory.execute(attention_sql("user_events", now, "duckdb")).df()
 
 
 def attention_sql(source: str, now: datetime, engine: str) -> str:

@@ -6,7 +6,6 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lakehouse.predict import Neighbours
 from models.recommender.interactions import interactions, interactions_of
-from models.recommender.recency import attention, attention_sql
+from models.recommender.recency import attention, attention_of
 from models.recommender.train import train
 from models.trained import ModelError
 
@@ -53,7 +52,7 @@ def tastes(spark: SparkSession) -> DataFrame:
 def test_attention_is_the_same_with_and_without_spark(spark: SparkSession) -> None:
     frame = events()
     found = attention(spark.createDataFrame(frame), NOW).toPandas().sort_values("item_id", ignore_index=True)
-    same = duckdb.sql(attention_sql("frame", NOW, "duckdb")).df().sort_values("item_id", ignore_index=True)
+    same = attention_of(frame, NOW).sort_values("item_id", ignore_index=True)
     pd.testing.assert_frame_equal(found, same, check_exact=False, rtol=1e-9)
     assert list(found["item_id"]) == ["p1", "p2", "p3"]
 

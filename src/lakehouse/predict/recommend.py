@@ -42,6 +42,10 @@ class Neighbours:
         if len(sizes) != 1 or len(given) == 1:
             raise PredictError(f"version {self.version}: items and arrays differ in number")
 
+    def knows(self, item: str) -> bool:
+        """Whether it has learnt of an item."""
+        return item in self._index
+
     def top(
         self,
         history: Sequence[str],
