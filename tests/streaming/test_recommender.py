@@ -6,15 +6,18 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from lakehouse.predict import Neighbours
+from lakehouse import features
+from lakehouse.predict import Neighbours, prepare, read
 from models.recommender.interactions import interactions, interactions_of
 from models.recommender.recency import attention, attention_of
 from models.recommender.train import train
+from models.scoring import HISTORY, TOP, recommended
 from models.trained import ModelError
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -79,3 +82,30 @@ def test_both_models_answer_with_the_taste_of_a_history(
 def test_a_model_of_one_user_is_refused(tastes: DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="two users and two posts"):
         train(tastes.where("user_id = 'u0'"), NOW, str(tmp_path))
+
+
+def test_spark_recommends_everybody_what_the_processor_answers_on_the_same_history(
+    spark: SparkSession, tastes: DataFrame, tmp_path: Path
+) -> None:
+    manifest, arrays = train(tastes, NOW, str(tmp_path))
+    items = len(manifest["items"])
+    arrays |= {"attention": np.linspace(0.1, 1, items, dtype=np.float32), "usual": np.full(items, 0.1, np.float32)}
+    prepare(tmp_path, "3", manifest, arrays)
+    found = recommended(tastes, tmp_path / "3", NOW).toPandas().sort_values(["user_id", "rank"])
+    model = Neighbours(*read(tmp_path / "3"))
+    past = interactions_of(tastes.toPandas(), NOW).sort_values(["at", "item_id"]).groupby("user_id")["item_id"].agg(list)
+    answers = {user: model.top(items[-HISTORY:], set(items), TOP) for user, items in past.items()}
+    wanted = [(u, rank, *pair, "3") for u, top in sorted(answers.items()) for rank, pair in enumerate(top, 1)]
+    assert list(found.drop(columns="at").itertuples(index=False, name=None)) == wanted
+    assert found["user_id"].nunique() == 150
+
+
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_features_of_posts_are_the_same_with_and_without_spark(spark: SparkSession, half_life: float | None) -> None:
+    frame = events()
+    found = features.of_posts(spark.createDataFrame(frame), NOW, half_life).toPandas()
+    same = duckdb.sql(features.posts_sql("frame", NOW, half_life, "duckdb")).df()
+    assert list(found) == list(same) and sorted(found["post_id"]) == ["p1", "p2", "p3"]
+    for name in ("interactions", "users", "rank", "attention"):
+        both = [f.sort_values("post_id")[name].to_numpy(float) for f in (found, same)]
+        assert np.allclose(*both, rtol=1e-9, equal_nan=True), name
