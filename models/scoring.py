@@ -1,19 +1,24 @@
-"""Batch predictions: what the champions say now, for everybody, into gold and the store that has its rows."""
+"""Batch predictions: what the champions say now, for everybody, into gold and the store that has its rows.
+
+With the recommendations come the features of the posts, Redis's ``features:post:<id>``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import redis
 from pymongo import MongoClient
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakehouse import predict
+from lakehouse import features, predict
 from lakehouse.gold import recommendations
 from lakehouse.settings import Settings
 from models.recommender.interactions import interactions
@@ -23,6 +28,8 @@ TOP = 20
 ACTIVE = timedelta(days=30)
 """Users who did nothing for longer are recommended nothing in batch; the real-time processor knows them at once."""
 HISTORY = 100
+PIPELINE = 1000
+"""Posts whose features are written at a time."""
 
 
 def score(settings: Settings, model: str, spark: Any, now: datetime | None = None) -> dict[str, Any]:
@@ -39,7 +46,12 @@ def score(settings: Settings, model: str, spark: Any, now: datetime | None = Non
             f"no version of {model} answers yet: `lakehouse train {model}`, then `lakehouse promote {model}`"
         )
     if model == "recommender":
-        return {"model": model, "version": version, **_recommendations(settings, spark, folder / version, now)}
+        return {
+            "model": model,
+            "version": version,
+            **_recommendations(settings, spark, folder / version, now),
+            **_posts(settings, spark, folder / version, now),
+        }
     if model == "trend":
         from models.trend.score import forecasts
 
@@ -81,6 +93,28 @@ def _recommendations(settings: Settings, spark: Any, version: Path, now: datetim
             {"at": {"$lt": now - timedelta(seconds=1)}}
         )
     return {"users": users, "no_longer": gone.deleted_count}
+
+
+def _posts(settings: Settings, spark: Any, version: Path, now: datetime) -> dict[str, Any]:
+    """Redis's ``features:post:<id>``, each set whole in one step and gone a day after it was written last."""
+    events = spark.read.format("delta").load(settings.table_uri("silver.user_events"))
+    half_life = predict.read(version)[0].get("chosen", {}).get("half_life_h")
+    found = features.of_posts(events, now, half_life or None)
+    found = found.withColumn("at", F.date_format("at", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"))
+    rows = found.toLocalIterator()
+    number = 0
+    with redis.Redis.from_url(settings.redis.url.get_secret_value(), socket_connect_timeout=3) as client:
+        while part := list(islice(rows, PIPELINE)):
+            pipeline = client.pipeline()
+            for row in part:
+                fields = {name: value for name, value in row.asDict().items() if value is not None}
+                key = f"features:post:{fields.pop('post_id')}"
+                pipeline.delete(key)
+                pipeline.hset(key, mapping=fields)
+                pipeline.expire(key, settings.realtime.features_ttl)
+            pipeline.execute()
+            number += len(part)
+    return {"posts": number}
 
 
 def recommended(events: DataFrame, version: Path, now: datetime) -> DataFrame:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import pandas as pd
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -20,11 +22,13 @@ ONE_MACHINE = 5_000_000
 """Interactions that are brought to one machine."""
 SAMPLE = 0.05
 """Of more than that, the share of the users by whom it is found how soon attention moves on."""
+Model = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+"""The manifest and arrays of ``lakehouse.predict.Neighbours``."""
 
 
 def train(
     user_events: DataFrame, now: datetime, scratch: str, decay: float = DECAY, one_machine: int = ONE_MACHINE
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+) -> Model:
     """silver.user_events up to ``now`` -> the manifest and arrays of ``lakehouse.predict.Neighbours``.
 
     Args:
@@ -43,25 +47,49 @@ def train(
     ).collect()[0]
     if users < 2 or items < 2:
         raise ModelError(f"a recommender needs two users and two posts, not {users} and {items}: let more events come")
-    large = number > one_machine
-    part = interactions.where(_sampled()) if large else interactions
-    frame = part.toPandas().sort_values(["at", "user_id", "item_id"], ignore_index=True)
+    if number <= one_machine:
+        return fitted(
+            lambda time: of_events(user_events, time).toPandas(),
+            lambda time: recency.attention(user_events, time).toPandas(),
+            now, decay,
+        )  # fmt: skip
+    return fitted(
+        lambda time: of_events(user_events, time).where(_sampled()).toPandas(),
+        lambda time: recency.attention(user_events, time).toPandas(),
+        now, decay, als.fit(interactions, scratch, decay=decay),
+    )  # fmt: skip
+
+
+def fitted(
+    interactions: Callable[[datetime], pd.DataFrame],
+    attention: Callable[[datetime], pd.DataFrame],
+    now: datetime,
+    decay: float = DECAY,
+    known: Model | None = None,
+) -> Model:
+    """The same without Spark, from what is known as of a time.
+
+    Args:
+        interactions: (user_id, item_id, weight, at) up to a time, see ``interactions.py``.
+        attention: (item_id, h1, h2, ...) up to a time, see ``recency.py``.
+        now: the end of what is learnt from.
+        decay: what an item of a history counts for the one after it.
+        known: weights that are found already, of more interactions than these; only what is looked at is added.
+    """
+    frame = interactions(now).sort_values(["at", "user_id", "item_id"], ignore_index=True)
     x = Interactions.of(frame)
     choice = linear.choose(x)
-    if large:
-        manifest, arrays = als.fit(interactions, scratch, decay=decay)
+    then = datetime.fromtimestamp(now.timestamp() - recency.HELD * (now.timestamp() - frame["at"].min()), UTC)
+    moves = recency.choose(interactions(then), frame, attention(then), choice, decay)
+    if known is not None:
+        manifest, arrays = known
+    elif moves:
+        manifest, arrays = linear.tastes(x, moves[1], decay=decay)
     else:
         manifest, arrays = linear.fit(x, decay=decay, choice=choice)
-    first = frame["at"].min()
-    then = datetime.fromtimestamp(now.timestamp() - recency.HELD * (now.timestamp() - first), UTC)
-    then_known = of_events(user_events, then)
-    before = (then_known.where(_sampled()) if large else then_known).toPandas()
-    hours = recency.choose(before, frame, recency.attention(user_events, then).toPandas(), choice, decay)
-    if hours and not large:
-        manifest, arrays = linear.tastes(x, choice.rank, decay=decay)
-    manifest["chosen"] = {**manifest["chosen"], "half_life_h": hours or 0.0}
-    if hours:
-        arrays |= recency.arrays(manifest, arrays, frame, recency.attention(user_events, now).toPandas(), hours)
+    manifest["chosen"] = {**manifest["chosen"], "half_life_h": moves[0] if moves else 0.0}
+    if moves:
+        arrays |= recency.arrays(manifest, arrays, frame, attention(now), moves[0])
     return manifest, arrays
 
 

@@ -1,9 +1,10 @@
-"""Features of users: one definition each, for the stream, the request and the training set.
+"""Features of users and posts: one definition each, for the stream, the request and the training set.
 
-A feature counts a user's events of some types in the minutes up to that of the user's newest one, so it does not change
-while the user does nothing; how old it is, is said beside it. The stream and the request count from the minutes that
-the real-time processor keeps (:func:`of_minutes`), a training set from history (:func:`as_of`): for each moment from
-nothing that came after it, which is what makes it point-in-time correct.
+A user's feature counts the user's events of some types in the minutes up to that of the newest one, so it does not
+change while the user does nothing; how old it is, is said beside it. The stream and the request count from the minutes
+that the real-time processor keeps (:func:`of_minutes`), a training set from history (:func:`as_of`): for each moment
+from nothing that came after it, which is what makes it point-in-time correct. A post's features are what a day of
+interactions tells of it, as of a moment too (:func:`of_posts`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,17 @@ USER: Mapping[str, Count] = {
     "likes_15m": Count(15, ("like",)),
 }
 """By name; fields of the hash ``features:user:<id>``."""
+INTERACTIONS = ("view", "like", "comment", "share", "bookmark")
+"""Types of events that tell of interest in a post."""
+POST_SPAN = timedelta(days=1)
+POST: Mapping[str, str] = {
+    "at": "max(occurred_at)",
+    "interactions": "count(*)",
+    "users": "count(distinct user_id)",
+    "attention": "sum(power(0.5, age_h / half_life_h))",
+}
+"""By name, over a post's interactions of the last day; fields of the hash ``features:post:<id>``, beside ``rank``, 1
+for the post with the most users. ``attention`` is null where it does not move on."""
 
 
 def of_minutes(minutes: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
@@ -86,3 +98,31 @@ def sql(events: str, moments: str, engine: Literal["spark", "duckdb"]) -> str:
 def _of(feature: Count) -> str:
     kinds = ", ".join(f"'{kind}'" for kind in feature.types)
     return f" and event_type in ({kinds})" if kinds else ""
+
+
+def of_posts(user_events: DataFrame, now: datetime, half_life_h: float | None) -> DataFrame:
+    """silver.user_events -> (post_id, at, interactions, users, attention, rank) of posts looked at in the last day.
+
+    Args:
+        user_events: the table.
+        now: the end of that day, with an offset; nothing later counts.
+        half_life_h: hours after which an interaction counts half for ``attention``; None where it does not move on.
+    """
+    return user_events.sparkSession.sql(posts_sql("{events}", now, half_life_h, "spark"), events=user_events)
+
+
+def posts_sql(events: str, now: datetime, half_life_h: float | None, engine: Literal["spark", "duckdb"]) -> str:
+    """The same as a query over a relation."""
+    micros = {"spark": "unix_micros", "duckdb": "epoch_us"}[engine]
+    until = round(now.timestamp() * 1e6)
+    columns = ", ".join(f"{feature} as {name}" for name, feature in POST.items())
+    kinds = ", ".join(f"'{kind}'" for kind in INTERACTIONS)
+    return f"""
+        with looked as (
+            select post_id, user_id, occurred_at, ({until} - {micros}(occurred_at)) / 3.6e9 as age_h,
+                cast({half_life_h or "null"} as double) as half_life_h
+            from {events}
+            where post_id is not null and event_type in ({kinds}) and {micros}(occurred_at) <= {until}
+                and {micros}(occurred_at) > {until - POST_SPAN // timedelta(microseconds=1)}
+        ), found as (select post_id, {columns} from looked group by post_id)
+        select *, cast(row_number() over (order by users desc, interactions desc, post_id) as int) as rank from found"""

@@ -59,7 +59,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class StoreKey:
-    """A collection, key or index that the lake alone writes, and the table that it mirrors."""
+    """A collection, key or index that one writer alone fills, and the table that it mirrors or is made from."""
 
     store: str
     name: str
@@ -113,7 +113,10 @@ ANALYSES: tuple[Analysis, ...] = (
     Analysis(
         ("silver.user_events",),
         recommendations.TABLE,
-        (StoreKey("mongodb", "recommendations", recommendations.TABLE.name),),
+        (
+            StoreKey("mongodb", "recommendations", recommendations.TABLE.name),
+            StoreKey("redis", "features:post", _silver_events.TABLE.name),
+        ),
     ),
     Analysis(
         ("gold.service_health_minute", "silver.system_metrics", "silver.service_logs"),

@@ -163,7 +163,7 @@ class Realtime(_Part):
     live_ttl: timedelta = timedelta(hours=1)
     """How long ``live:*`` and ``trending:posts`` stay after their last change."""
     features_ttl: timedelta = timedelta(days=1)
-    """How long ``features:user:*``, ``recs:*`` and ``live:notifications:*`` stay after their last change."""
+    """How long ``features:*``, ``recs:*`` and ``live:notifications:*`` stay after their last change."""
     routes: dict[str, SecretStr] = Field(default_factory=dict)
     """Route of conf/alerts.yaml -> its address, in the words of Apprise. Environment only."""
 

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from lakehouse.predict import Neighbours
+from lakehouse import features
+from lakehouse.predict import Neighbours, prepare, read
 from models.recommender.interactions import interactions, interactions_of
-from models.recommender.recency import attention, attention_sql
+from models.recommender.recency import attention, attention_of
 from models.recommender.train import train
+from models.scoring import HISTORY, TOP, recommended
 from models.trained import ModelError
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -53,7 +55,7 @@ def tastes(spark: SparkSession) -> DataFrame:
 def test_attention_is_the_same_with_and_without_spark(spark: SparkSession) -> None:
     frame = events()
     found = attention(spark.createDataFrame(frame), NOW).toPandas().sort_values("item_id", ignore_index=True)
-    same = duckdb.sql(attention_sql("frame", NOW, "duckdb")).df().sort_values("item_id", ignore_index=True)
+    same = attention_of(frame, NOW).sort_values("item_id", ignore_index=True)
     pd.testing.assert_frame_equal(found, same, check_exact=False, rtol=1e-9)
     assert list(found["item_id"]) == ["p1", "p2", "p3"]
 
@@ -80,3 +82,31 @@ def test_both_models_answer_with_the_taste_of_a_history(
 def test_a_model_of_one_user_is_refused(tastes: DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="two users and two posts"):
         train(tastes.where("user_id = 'u0'"), NOW, str(tmp_path))
+
+
+def test_spark_recommends_everybody_what_the_processor_answers_on_the_same_history(
+    spark: SparkSession, tastes: DataFrame, tmp_path: Path
+) -> None:
+    manifest, arrays = train(tastes, NOW, str(tmp_path))
+    items = len(manifest["items"])
+    arrays |= {"attention": np.linspace(0.1, 1, items, dtype=np.float32), "usual": np.full(items, 0.1, np.float32)}
+    prepare(tmp_path, "3", manifest, arrays)
+    found = recommended(tastes, tmp_path / "3", NOW).toPandas().sort_values(["user_id", "rank"])
+    model = Neighbours(*read(tmp_path / "3"))
+    past = interactions_of(tastes.toPandas(), NOW).sort_values(["at", "item_id"])
+    histories = past.groupby("user_id")["item_id"].agg(list)
+    answers = {user: model.top(history[-HISTORY:], set(history), TOP) for user, history in histories.items()}
+    wanted = [(u, rank, *pair, "3") for u, top in sorted(answers.items()) for rank, pair in enumerate(top, 1)]
+    assert list(found.drop(columns="at").itertuples(index=False, name=None)) == wanted
+    assert found["user_id"].nunique() == 150
+
+
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_features_of_posts_are_the_same_with_and_without_spark(spark: SparkSession, half_life: float | None) -> None:
+    frame = events()
+    found = features.of_posts(spark.createDataFrame(frame), NOW, half_life).toPandas()
+    same = duckdb.sql(features.posts_sql("frame", NOW, half_life, "duckdb")).df()
+    assert list(found) == list(same) and sorted(found["post_id"]) == ["p1", "p2", "p3"]
+    for name in ("interactions", "users", "rank", "attention"):
+        both = [f.sort_values("post_id")[name].to_numpy(float) for f in (found, same)]
+        assert np.allclose(*both, rtol=1e-9, equal_nan=True), name

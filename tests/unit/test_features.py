@@ -59,6 +59,29 @@ def test_what_comes_after_a_moment_does_not_change_its_row() -> None:
     pd.testing.assert_frame_equal(whole, known)
 
 
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_a_posts_features_are_a_days_interactions_up_to_now(half_life: float | None) -> None:
+    random, now = Random(4), START
+    rows = [
+        (f"u{random.randint(0, 9)}", random.choice([None, "p1", "p2", "p3"]), random.choice(["view", "like", "post"]),
+         now - timedelta(hours=random.uniform(-2, 30)))
+        for _ in range(900)
+    ]  # fmt: skip
+    events = pd.DataFrame(rows, columns=["user_id", "post_id", "event_type", "occurred_at"])
+    with duckdb.connect() as memory:
+        memory.register("events", events)
+        found = memory.execute(features.posts_sql("events", now, half_life, "duckdb")).df().set_index("post_id")
+    assert [*found] == [*features.POST, "rank"]
+    for post, row in found.iterrows():
+        past = [(u, at) for u, p, kind, at in rows if p == post and kind != "post" and now - timedelta(1) < at <= now]
+        users = len({user for user, _ in past})
+        assert (row["at"], row["interactions"], row["users"]) == (max(at for _, at in past), len(past), users)
+        decayed = sum(0.5 ** ((now - at) / timedelta(hours=half_life or 1)) for _, at in past)
+        assert row["attention"] == pytest.approx(decayed) if half_life else pd.isna(row["attention"])
+    order = found.sort_values(["users", "interactions", "post_id"], ascending=[False, False, True])
+    assert list(order["rank"]) == [1, 2, 3]
+
+
 def test_age_is_fresh_then_stale_and_missing_without_events() -> None:
     assert features.age(START, START + timedelta(minutes=15)) == "fresh"
     assert features.age(START, START + timedelta(minutes=16)) == "stale"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,25 @@ def test_a_version_that_is_not_whole_is_an_error_and_the_one_before_goes_on(tmp_
     with pytest.raises(PredictError, match="publish it again"):
         champion.look()
     assert champion.look() is first
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_the_best_twenty_of_a_hundred_thousand_take_ten_milliseconds_at_most(moving: bool) -> None:
+    chance, items, kept = np.random.default_rng(0), 100_000, 200
+    steps = np.cumsum(chance.integers(1, items // kept, kept, dtype=np.int32))  # so each is at most once in a row
+    near = (np.arange(items, dtype=np.int32)[:, None] + steps) % np.int32(items)
+    arrays = {"neighbours": near, "weights": np.tile(chance.random(kept, dtype=np.float32), (items, 1))}
+    if moving:
+        arrays |= {name: chance.random(items, dtype=np.float32) for name in ("attention", "usual")}
+    names = [f"p{number}" for number in range(items)]
+    model = Neighbours({"version": "1", "items": names}, arrays)
+    took = []
+    for _ in range(200):
+        history = [names[item] for item in chance.choice(items, 100, replace=False)]
+        began = time.thread_time()
+        assert len(model.top(history, set(history), 20)) == 20
+        took.append(time.thread_time() - began)
+    assert np.quantile(took, 0.99) <= 0.010
 
 
 def model_of(near: list[list[int]], weights: list[list[float]], decay: float = 1.0) -> Neighbours:

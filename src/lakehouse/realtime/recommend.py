@@ -2,7 +2,7 @@
 
 The fallback counts, for each post, which posts its users had to do with just before (``posts.py``); those counts and
 the popularity of all posts are in every process, from the compacted topic ``realtime-items``: what Kafka Streams calls
-a global table.
+a global table. With them the champion's answer is mended where it cannot know: posts born after it was trained.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ FALLBACK = "co-visitation"
 TOP = 20
 CONSIDERED = 10
 """Posts of a user's history, the newest, that the fallback goes by."""
+NEWS = 5
+"""Every so many places is for a post that the champion does not know, if it is among the TOP most popular now."""
 NEAR, NEAR_S = 30, 5.0
 """Neighbours that the fallback knows of a post, and the seconds that it goes by them before it looks again."""
 _log = logging.getLogger(__name__)
@@ -148,8 +150,16 @@ class Recommend:
         if self._model is not None:
             found = self._model.top(recent, seen, TOP)
             if found:
-                return Made(self._model.version, _listed(found))
+                return Made(self._model.version, _listed(self._with_news(found, self._model, seen)))
         return Made(FALLBACK, _listed(self.fallback(recent, seen)))
+
+    def _with_news(self, found: list[tuple[str, float]], model: Neighbours, seen: set[str]) -> list[tuple[str, float]]:
+        """With what is popular now and unknown to the model in every fifth place, scored as what stands above it."""
+        news = (name for name, _ in self._items.popular[:TOP] if name not in seen and not model.knows(name))
+        mixed = list(found)
+        for place, name in zip(range(NEWS - 1, TOP, NEWS), news, strict=False):
+            mixed.insert(place, (name, mixed[min(place, len(mixed)) - 1][1]))
+        return mixed[:TOP]
 
     def fallback(self, recent: Sequence[str], seen: set[str]) -> list[tuple[str, float]]:
         """Posts near those of the history, each of which counts a tenth less than the one after, then popular ones."""

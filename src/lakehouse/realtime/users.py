@@ -27,7 +27,7 @@ RECENT = 100
 """Posts kept of each user, newest last: what recommendations go by, and what they leave out."""
 AFTER = 5
 """Posts before this one that count as visited together with it."""
-INTERACTIONS = frozenset({"view", "like", "comment", "share", "bookmark"})
+INTERACTIONS = frozenset(features.INTERACTIONS)
 ACTIVE_US = 5 * MINUTE
 _EPOCH = datetime(1970, 1, 1)
 
