@@ -111,7 +111,7 @@ def _posts(settings: Settings, spark: Any, version: Path, now: datetime) -> dict
                 key = f"features:post:{fields.pop('post_id')}"
                 pipeline.delete(key)
                 pipeline.hset(key, mapping=fields)
-                pipeline.expire(key, settings.features_ttl)
+                pipeline.expire(key, settings.realtime.features_ttl)
             pipeline.execute()
             number += len(part)
     return {"posts": number}

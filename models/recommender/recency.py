@@ -8,6 +8,7 @@ foretold from what lies before it.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -27,14 +28,17 @@ HELD = 0.1
 """Share of the time that is foretold."""
 USERS = 1000
 HISTORY = 100
+_TIME = 0.1
+"""The least share of the time of others that a young item is taken to have had: one look does not count as twenty."""
 _FLOOR = 1e-6
 """The least attention, as a share of the greatest: what is not looked at now is still ordered by taste."""
 
 
 def attention(user_events: DataFrame, now: datetime) -> DataFrame:
-    """silver.user_events -> (item_id, h1, h2, ...): what each item was looked at up to ``now``, by each half-life.
+    """silver.user_events -> (item_id, age_h, h1, h2, ...): what items were looked at up to ``now``, by each half-life.
 
-    Every event that is an interaction counts one, half after each half-life; ``now`` has an offset.
+    Every event that is an interaction counts one, half after each half-life; ``age_h`` is hours since an item's first
+    event of any type, such as its post; ``now`` has an offset.
     """
     return user_events.sparkSession.sql(attention_sql("{events}", now, "spark"), events=user_events)
 
@@ -50,12 +54,15 @@ def attention_sql(source: str, now: datetime, engine: str) -> str:
     """The same as a query over a relation; ``engine`` is spark or duckdb."""
     micros = round(now.timestamp() * 1e6)
     age = f"({micros} - {MICROS[engine]}(occurred_at)) / 3.6e9"
-    columns = ", ".join(f"sum(power(0.5, {age} / {hours})) as {_column(hours)}" for hours in HALF_LIVES)
     kinds = ", ".join(f"'{kind}'" for kind in WORTH)
+    looks = f"event_type in ({kinds})"
+    columns = ", ".join(
+        f"sum(case when {looks} then power(0.5, {age} / {hours}) end) as {_column(hours)}" for hours in HALF_LIVES
+    )
     return f"""
-        select post_id as item_id, {columns} from {source}
-        where post_id is not null and event_type in ({kinds}) and {MICROS[engine]}(occurred_at) <= {micros}
-        group by post_id"""
+        select post_id as item_id, max({age}) as age_h, {columns} from {source}
+        where post_id is not null and {MICROS[engine]}(occurred_at) <= {micros}
+        group by post_id having count(case when {looks} then 1 end) > 0"""
 
 
 def _column(hours: float) -> str:
@@ -63,8 +70,13 @@ def _column(hours: float) -> str:
 
 
 def weighed(found: pd.DataFrame, items: list[str], hours: float) -> NDArray[np.float32]:
-    """(items,) The attention of a half-life, as a share of the greatest."""
-    now = found.set_index("item_id")[_column(hours)].reindex(items).fillna(0.0).to_numpy()
+    """(items,) The attention of a half-life, as a share of the greatest.
+
+    An item younger than the half-lives that are summed up has not had the time of the others: what it has is brought to
+    what it would be had it been looked at as often all along.
+    """
+    had = np.maximum(1 - np.exp2(-found["age_h"] / hours), _TIME)
+    now = (found[_column(hours)] / had).set_axis(found["item_id"]).reindex(items).fillna(0.0).to_numpy()
     return np.asarray(np.maximum(now / max(now.max(initial=0.0), 1e-300), _FLOOR), dtype=np.float32)
 
 
@@ -99,10 +111,12 @@ def arrays(
 
 def choose(
     before: pd.DataFrame, after: pd.DataFrame, looked: pd.DataFrame, choice: linear.Choice, decay: float
-) -> float | None:
-    """The half-life in hours that foretells best what comes next, None where none is better than without.
+) -> tuple[float, int] | None:
+    """The half-life in hours and the rank of the tastes that foretell best what comes next.
 
-    A half-life is taken where its mean gain of nDCG@10 over the users is more than the standard error of that gain.
+    None where they are not better than what ``linear.fit`` makes by more than the standard error of the mean gain of
+    nDCG@10 over the users. The half-life is found first, at the rank of its choice, then the rank, up to that one: what
+    news tells, taste need not.
 
     Args:
         before: interactions (user_id, item_id, weight, at) as of a time.
@@ -129,12 +143,18 @@ def choose(
             hits[row, : len(top)] = [item in items for item, _ in top]
         return measure(hits, wanted.map(len).to_numpy())["ndcg@10"]
 
-    best, found = worth(*linear.fit(x, decay=decay, choice=choice)), None
-    manifest, made = linear.tastes(x, choice.rank, decay=decay)
-    made |= arrays(manifest, made, before, looked, HALF_LIVES[0])
-    for hours in HALF_LIVES:
-        other = worth(manifest, {**made, "attention": weighed(looked, manifest["items"], hours)})
-        gain = other - best
-        if gain.mean() > gain.std() / np.sqrt(len(gain)):
-            best, found = other, hours
-    return found
+    @cache
+    def moving(rank: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        manifest, made = linear.tastes(x, rank, decay=decay)
+        return manifest, made | arrays(manifest, made, before, looked, HALF_LIVES[0])
+
+    @cache
+    def foretold(hours: float, rank: int) -> NDArray[np.float64]:
+        manifest, made = moving(rank)
+        return worth(manifest, {**made, "attention": weighed(looked, manifest["items"], hours)})
+
+    hours = max(HALF_LIVES, key=lambda hours: float(foretold(hours, choice.rank).mean()))
+    ranks = [rank for rank in linear.RANKS if rank <= choice.rank]
+    rank = max(ranks, key=lambda rank: float(foretold(hours, rank).mean()), default=choice.rank)
+    gain = foretold(hours, rank) - worth(*linear.fit(x, decay=decay, choice=choice))
+    return (hours, rank) if gain.mean() > gain.std() / np.sqrt(len(gain)) else None

@@ -80,16 +80,16 @@ def fitted(
     x = Interactions.of(frame)
     choice = linear.choose(x)
     then = datetime.fromtimestamp(now.timestamp() - recency.HELD * (now.timestamp() - frame["at"].min()), UTC)
-    hours = recency.choose(interactions(then), frame, attention(then), choice, decay)
+    moves = recency.choose(interactions(then), frame, attention(then), choice, decay)
     if known is not None:
         manifest, arrays = known
-    elif hours:
-        manifest, arrays = linear.tastes(x, choice.rank, decay=decay)
+    elif moves:
+        manifest, arrays = linear.tastes(x, moves[1], decay=decay)
     else:
         manifest, arrays = linear.fit(x, decay=decay, choice=choice)
-    manifest["chosen"] = {**manifest["chosen"], "half_life_h": hours or 0.0}
-    if hours:
-        arrays |= recency.arrays(manifest, arrays, frame, attention(now), hours)
+    manifest["chosen"] = {**manifest["chosen"], "half_life_h": moves[0] if moves else 0.0}
+    if moves:
+        arrays |= recency.arrays(manifest, arrays, frame, attention(now), moves[0])
     return manifest, arrays
 
 

@@ -1,9 +1,10 @@
 """Features of users and posts: one definition each, for the stream, the request and the training set.
 
-A feature of a user counts a user's events of some types in the minutes up to that of the user's newest one, so it does not change
-while the user does nothing; how old it is, is said beside it. The stream and the request count from the minutes that
-the real-time processor keeps (:func:`of_minutes`), a training set from history (:func:`as_of`): for each moment from
-nothing that came after it, which is what makes it point-in-time correct.
+A user's feature counts the user's events of some types in the minutes up to that of the newest one, so it does not
+change while the user does nothing; how old it is, is said beside it. The stream and the request count from the minutes
+that the real-time processor keeps (:func:`of_minutes`), a training set from history (:func:`as_of`): for each moment
+from nothing that came after it, which is what makes it point-in-time correct. A post's features are what a day of
+interactions tells of it, as of a moment too (:func:`of_posts`).
 """
 
 from __future__ import annotations

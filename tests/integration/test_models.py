@@ -133,6 +133,10 @@ def test_all_three_are_trained_promoted_and_write_what_they_say(lived: Settings,
     assert users > 100 and most == 20 and versions == "1"
     documents = MongoClient(lived.mongo.uri.get_secret_value())["models"]["recommendations"]
     assert documents.count_documents({}) == users and len(documents.find_one()["items"]) == 20
+    client_of_redis = redis.Redis.from_url(lived.redis.url.get_secret_value(), decode_responses=True)
+    posts = {key: client_of_redis.hgetall(key) for key in client_of_redis.scan_iter("features:post:*", 1000)}
+    first = next(key for key, fields in posts.items() if fields["rank"] == "1")
+    assert posts[first].keys() >= {"at", "interactions", "users"} and 0 < client_of_redis.ttl(first) <= 86400
     forecasts = rows(lived, "select count(*), count(distinct series), min(time) from gold.forecasts")[0]
     assert forecasts[1] >= 10 and forecasts[0] >= 12 * forecasts[1]  # an hour ahead at least
     client = ElasticsearchSink(lived).client

@@ -93,8 +93,9 @@ def test_spark_recommends_everybody_what_the_processor_answers_on_the_same_histo
     prepare(tmp_path, "3", manifest, arrays)
     found = recommended(tastes, tmp_path / "3", NOW).toPandas().sort_values(["user_id", "rank"])
     model = Neighbours(*read(tmp_path / "3"))
-    past = interactions_of(tastes.toPandas(), NOW).sort_values(["at", "item_id"]).groupby("user_id")["item_id"].agg(list)
-    answers = {user: model.top(items[-HISTORY:], set(items), TOP) for user, items in past.items()}
+    past = interactions_of(tastes.toPandas(), NOW).sort_values(["at", "item_id"])
+    histories = past.groupby("user_id")["item_id"].agg(list)
+    answers = {user: model.top(history[-HISTORY:], set(history), TOP) for user, history in histories.items()}
     wanted = [(u, rank, *pair, "3") for u, top in sorted(answers.items()) for rank, pair in enumerate(top, 1)]
     assert list(found.drop(columns="at").itertuples(index=False, name=None)) == wanted
     assert found["user_id"].nunique() == 150

@@ -68,7 +68,9 @@ def test_a_posts_features_are_a_days_interactions_up_to_now(half_life: float | N
         for _ in range(900)
     ]  # fmt: skip
     events = pd.DataFrame(rows, columns=["user_id", "post_id", "event_type", "occurred_at"])
-    found = duckdb.sql(features.posts_sql("events", now, half_life, "duckdb")).df().set_index("post_id")
+    with duckdb.connect() as memory:
+        memory.register("events", events)
+        found = memory.execute(features.posts_sql("events", now, half_life, "duckdb")).df().set_index("post_id")
     assert [*found] == [*features.POST, "rank"]
     for post, row in found.iterrows():
         past = [(u, at) for u, p, kind, at in rows if p == post and kind != "post" and now - timedelta(1) < at <= now]

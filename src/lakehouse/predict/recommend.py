@@ -125,7 +125,7 @@ def lift(scores: NDArray[Any], usual: NDArray[Any]) -> NDArray[Any]:
         scores: (items,), of one history.
         usual: (items,), the mean over users of such scores, not negative, each user's of length 1.
     """
-    doubt = usual.mean() / 2
+    doubt = usual.mean() / 8  # on simulated services 1/2 lost 1 % of nDCG, 1 lost 3 %
     positive = np.maximum(scores, 0.0) / max(float(np.linalg.norm(scores)), 1e-12)
     found: NDArray[Any] = (positive + doubt) / (usual + doubt)
     return found

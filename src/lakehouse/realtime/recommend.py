@@ -153,9 +153,7 @@ class Recommend:
                 return Made(self._model.version, _listed(self._with_news(found, self._model, seen)))
         return Made(FALLBACK, _listed(self.fallback(recent, seen)))
 
-    def _with_news(
-        self, found: list[tuple[str, float]], model: Neighbours, seen: set[str]
-    ) -> list[tuple[str, float]]:
+    def _with_news(self, found: list[tuple[str, float]], model: Neighbours, seen: set[str]) -> list[tuple[str, float]]:
         """With what is popular now and unknown to the model in every fifth place, scored as what stands above it."""
         news = (name for name, _ in self._items.popular[:TOP] if name not in seen and not model.knows(name))
         mixed = list(found)
