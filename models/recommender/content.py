@@ -1,7 +1,7 @@
 """New items, which nobody has had to do with yet: they take after the items whose texts are nearest to theirs.
 
-Training does not do so by itself. On six simulated services, whose texts tell the topic as well as texts can, posts
-with fewer than 3, 5 or 10 users that took after others gained 0, 1 and 1 % of nDCG@10, mostly less than its standard
+Training does not do so by itself. On six simulated services, whose texts tell the topic as well as texts can, letting
+posts with fewer than 3, 5 or 10 users take after others gained 0, 1 and 1 % of nDCG@10, mostly less than its standard
 error: what few have looked at has little attention, whatever it is about.
 """
 
