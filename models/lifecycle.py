@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,13 @@ class Verdict:
     candidate: Measured | None
     rival: Measured | None
     rival_name: str
+    data: Mapping[str, int] = field(default_factory=dict)
+    """The Delta versions that a candidate which could be measured was trained on."""
+
+
+def versions_now(settings: Settings, model: str) -> dict[str, int]:
+    """The newest versions of the tables that a model learns from."""
+    return {name: Lake(settings).table(name).version() for name in SOURCES[model]}
 
 
 def train(settings: Settings, model: str, spark: Any, now: datetime | None = None) -> tuple[str, Measured]:
@@ -44,7 +51,7 @@ def train(settings: Settings, model: str, spark: Any, now: datetime | None = Non
         ModelError: there is too little to learn from, or MLflow does not answer.
     """
     registry, one, now = Registry(settings), kind(model), now or datetime.now(UTC)
-    versions = {name: Lake(settings).table(name).version() for name in SOURCES[model]}
+    versions = versions_now(settings, model)
     trained = one.train(spark, settings, versions, now)
     measured = one.measure(one.answers({**trained.manifest, "version": "candidate"}, trained.arrays),
                            one.hold_out(spark, settings, versions, now))  # fmt: skip
@@ -87,7 +94,7 @@ def assess(settings: Settings, model: str, version: str, spark: Any, now: dateti
         return Verdict(model, version, (f"not whole: {error}",), None, None, "")
     if broken := faults(candidate.arrays):
         return Verdict(model, version, tuple(f"poisoned: {fault}" for fault in broken), None, None, "")
-    versions = {name: Lake(settings).table(name).version() for name in SOURCES[model]}
+    versions = versions_now(settings, model)
     held = one.hold_out(spark, settings, versions, now)
     try:
         measured = one.measure(one.answers(candidate.manifest, candidate.arrays), held)
@@ -102,7 +109,7 @@ def assess(settings: Settings, model: str, version: str, spark: Any, now: dateti
         rival, name = one.baseline(held), "baseline"
     drift = one.drift(candidate.reference, spark, settings, now)
     reasons = judge(one.bounds, measured, rival, name, candidate.until, until, candidate.signature, drift, now)
-    return Verdict(model, version, tuple(reasons), measured, rival, name)
+    return Verdict(model, version, tuple(reasons), measured, rival, name, candidate.data)
 
 
 def promote(
@@ -122,9 +129,8 @@ def promote(
     verdict = assess(settings, model, version, spark, now)
     said = {"candidate": verdict.candidate, verdict.rival_name or "rival": verdict.rival}
     measured = {name: one.json() for name, one in said.items() if one is not None}
-    data = {} if verdict.candidate is None else registry.read(model, version).data
     action = "refused" if verdict.reasons else "promoted"
-    decision = registry.decide(model, version, action, who, why, verdict.reasons, measured, data)
+    decision = registry.decide(model, version, action, who, why, verdict.reasons, measured, verdict.data)
     _tell(settings, model, version, decision.previous)
     return decision
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -247,7 +247,7 @@ class Registry:
         why: str,
         reasons: Sequence[str] = (),
         measured: dict[str, Any] | None = None,
-        data: dict[str, int] | None = None,
+        data: Mapping[str, int] | None = None,
     ) -> Decision:
         """Record a decision, and carry it out."""
         with exclusive(self.settings.published / f".{model}.lock"):

@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from lakehouse import features, predict
 from lakehouse.gold import recommendations
 from lakehouse.settings import Settings
+from lakehouse.sources.analysis import read_table
 from models.recommender.interactions import interactions
 from models.trained import ModelError
 
@@ -63,7 +64,7 @@ def score(settings: Settings, model: str, spark: Any, now: datetime | None = Non
 
 def _recommendations(settings: Settings, spark: Any, version: Path, now: datetime) -> dict[str, Any]:
     """gold.recommendations as one snapshot, then MongoDB's ``recommendations``: one document a user."""
-    events = spark.read.format("delta").load(settings.table_uri("silver.user_events"))
+    events = read_table(spark, settings, "silver.user_events")
     table = recommendations.TABLE
     made = recommended(events, version, now).persist()
     try:
@@ -97,7 +98,7 @@ def _recommendations(settings: Settings, spark: Any, version: Path, now: datetim
 
 def _posts(settings: Settings, spark: Any, version: Path, now: datetime) -> dict[str, Any]:
     """Redis's ``features:post:<id>``, each set whole in one step and gone a day after it was written last."""
-    events = spark.read.format("delta").load(settings.table_uri("silver.user_events"))
+    events = read_table(spark, settings, "silver.user_events")
     half_life = predict.read(version)[0].get("chosen", {}).get("half_life_h")
     found = features.of_posts(events, now, half_life or None)
     found = found.withColumn("at", F.date_format("at", "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'"))

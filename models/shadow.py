@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lakehouse.settings import Settings
-from lakehouse.sources.lake import Lake
 from models import lifecycle
 from models.kinds import kind
 from models.registry import CHALLENGER, Registry
@@ -39,7 +38,7 @@ def compare(
         one.answers(known.manifest, known.arrays)
         for known in (registry.read(model, number) for number in (answering.version, version))
     )
-    data = {name: Lake(settings).table(name).version() for name in lifecycle.SOURCES[model]}
+    data = lifecycle.versions_now(settings, model)
     held = one.hold_out(spark, settings, data, now)
     report = {
         "model": model,

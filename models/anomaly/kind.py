@@ -18,9 +18,10 @@ from pyspark.sql import functions as F
 
 from lakehouse.predict.chart import Chart
 from lakehouse.predict.templates import Miner
-from lakehouse.predict.watch import FEWEST, MEASURES, MINUTE_S, Version, Watched, watch
-from lakehouse.runtime.detect import hosts
+from lakehouse.predict.watch import MEASURES, MINUTE_S, Version, Watched, watch
+from lakehouse.runtime.detect import hosts, service_minutes
 from lakehouse.settings import Settings
+from lakehouse.sources.analysis import read_table
 from models import drift
 from models.agreement import kappa
 from models.gate import Bounds
@@ -73,7 +74,7 @@ class Anomaly:
         planted = plant({name: minutes for name, minutes in before.items() if len(minutes) >= MINUTES}, seed=1)
         worth = {deviate: self.measure(Version({"limits": {"deviate": deviate}}), planted) for deviate in DEVIATES}
         best = max(DEVIATES, key=lambda deviate: worth[deviate].value)
-        logs = _read(spark, settings, "silver.service_logs", versions).where(
+        logs = read_table(spark, settings, "silver.service_logs", versions.get("silver.service_logs")).where(
             (F.unix_seconds("time") < cut * MINUTE_S) & F.col("message").isNotNull()
         )
         miner = Miner()
@@ -140,7 +141,7 @@ class Anomaly:
 
     def drift(self, reference: Mapping[str, Any], spark: Any, settings: Settings, now: datetime) -> dict[str, float]:
         """Of the log's levels and services."""
-        logs = _read(spark, settings, "silver.service_logs", {})
+        logs = read_table(spark, settings, "silver.service_logs")
         last = logs.agg(F.max("time")).first()
         if last is None or last[0] is None:
             return {}
@@ -228,19 +229,13 @@ def _f1(tally: list[int]) -> tuple[float, float, float]:
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 
 
-def _read(spark: Any, settings: Settings, name: str, versions: Mapping[str, int]) -> DataFrame:
-    reader = spark.read.format("delta")
-    if name in versions:
-        reader = reader.option("versionAsOf", versions[name])
-    found: DataFrame = reader.load(settings.table_uri(name))
-    return found
-
-
 def _minutes(spark: Any, settings: Settings, versions: Mapping[str, int]) -> dict[str, Minutes]:
     """The minutes of services and hosts, by subject."""
     frame = minutes(
-        _read(spark, settings, "gold.service_health_minute", versions),
-        _read(spark, settings, "silver.system_metrics", versions),
+        *(
+            read_table(spark, settings, name, versions.get(name))
+            for name in ("gold.service_health_minute", "silver.system_metrics")
+        )
     )
     last = frame.agg(F.max("minute")).first()
     if last is None or last[0] is None:
@@ -258,15 +253,8 @@ def _minutes(spark: Any, settings: Settings, versions: Mapping[str, int]) -> dic
 def minutes(service_health: DataFrame, system_metrics: DataFrame) -> DataFrame:
     """gold.service_health_minute and silver.system_metrics -> (subject, measure, minute, value), as what is watched
     knows them."""
-    each = F.array(*[F.struct(F.lit(m).alias("measure"), F.col(m).alias("value")) for m in MEASURES["service"]])
-    services = (
-        service_health.where(F.col("requests") >= FEWEST)
-        .select(F.concat(F.lit("service/"), "service").alias("subject"), "window_start", F.explode(each).alias("one"))
-        .select("subject", "one.measure", "window_start", "one.value")
-    )
-    minute = F.floor(F.unix_seconds("window_start") / MINUTE_S).alias("minute")
     means = hosts(system_metrics).groupBy("subject", "measure", "minute").agg(F.avg("value").alias("value"))
-    return services.where("value is not null").select("subject", "measure", minute, "value").unionByName(means)
+    return service_minutes(service_health).unionByName(means)
 
 
 def _cut(whole: Mapping[str, Minutes]) -> int:

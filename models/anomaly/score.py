@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,19 +17,18 @@ from lakehouse.runtime.detect import FOUND, lines, records, rows
 from lakehouse.runtime.fused import arrow
 from lakehouse.settings import Settings
 from lakehouse.sinks.analysis import put
+from lakehouse.sources.analysis import read_table
 from models.anomaly.kind import minutes
 
 
 def anomalies(settings: Settings, spark: Any, version: Path, now: datetime) -> dict[str, Any]:
     """Write what a version finds in all minutes of gold and lines of silver; how many alarms."""
-
-    def read(name: str) -> Any:
-        return spark.read.format("delta").load(settings.table_uri(name))
-
-    measured = minutes(read("gold.service_health_minute"), read("silver.system_metrics"))
+    measured = minutes(
+        *(read_table(spark, settings, name) for name in ("gold.service_health_minute", "silver.system_metrics"))
+    )
     found = (
         measured.withColumn("seq", F.lit(0).cast("bigint"))
-        .unionByName(lines(read("silver.service_logs"), version.parent))
+        .unionByName(lines(read_table(spark, settings, "silver.service_logs"), version.parent))
         .groupBy("subject")
         .applyInPandas(partial(judged, version=version), FOUND)
     )
@@ -43,8 +41,4 @@ def judged(key: tuple[str], part: pd.DataFrame, version: Path) -> pd.DataFrame:
     """All minutes of one subject but the last, folded at once."""
     known, by = watch(key[0]), Version(*predict.read(version))
     known.fold(records(part), by)
-    return rows(key[0], known.fold(_none(), by), by.version)
-
-
-def _none() -> Iterator[Any]:
-    return iter(())
+    return rows(key[0], known.fold((), by), by.version)

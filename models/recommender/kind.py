@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.predict import Neighbours
 from lakehouse.settings import Settings
+from lakehouse.sources.analysis import read_table
 from models import drift
 from models.agreement import overlap, rank_biased_overlap
 from models.gate import Bounds
@@ -167,12 +168,7 @@ def _measured(held: Held, lists: list[list[str]], took: list[float]) -> Measured
 
 
 def _events(spark: Any, settings: Settings, versions: Mapping[str, int]) -> DataFrame:
-    reader = spark.read.format("delta")
-    name = "silver.user_events"
-    if name in versions:
-        reader = reader.option("versionAsOf", versions[name])
-    found: DataFrame = reader.load(settings.table_uri(name))
-    return found
+    return read_table(spark, settings, "silver.user_events", versions.get("silver.user_events"))
 
 
 def _cut(events: DataFrame) -> datetime:

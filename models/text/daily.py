@@ -13,6 +13,7 @@ from lakehouse import stack
 from lakehouse.gold.text_insights_daily import TABLE
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
+from lakehouse.sources.analysis import read_table
 from models.text import insights, sentiment
 
 
@@ -40,10 +41,7 @@ def sentiment_model(spark: SparkSession, settings: Settings) -> PipelineModel:
 
 def text_insights(spark: SparkSession, settings: Settings, date: Date) -> DataFrame:
     """gold.text_insights_daily's rows of a UTC date, from the lake's silver tables; ``spark`` is a text session."""
-    events, logs = (
-        spark.read.format("delta").load(settings.table_uri(name))
-        for name in ("silver.user_events", "silver.service_logs")
-    )
+    events, logs = (read_table(spark, settings, name) for name in ("silver.user_events", "silver.service_logs"))
     model, column = sentiment_model(spark, settings), settings.text.sentiment_column
     return insights.text_insights(events, logs, date, model, column)
 

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 
 from lakehouse.predict.forecast import Forecast, Forecaster, forecast
 from lakehouse.settings import Settings
+from lakehouse.sources.analysis import read_table
 from models import drift
 from models.gate import Bounds
 from models.trained import Arrays, Measured, ModelError, Trained
@@ -109,7 +110,7 @@ class Trend:
                 found.append(mase(past, truth, said.mean[0]))
                 there = np.isfinite(truth)
                 inside += ((said.lo[0] <= truth) & (truth <= said.hi[0]))[there].tolist()
-            errors[one.name] = float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
+            errors[one.name] = _mean(found)
         return _measured(errors, took, {"coverage": float(np.mean(inside)) if inside else np.nan})
 
     def baseline(self, held: Held) -> Measured:
@@ -119,7 +120,7 @@ class Trend:
             found = [
                 mase(past, truth, np.full(len(truth), last_known(past))) for past, truth in _origins(one, held.horizon)
             ]
-            errors[one.name] = float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
+            errors[one.name] = _mean(found)
         return _measured(errors, [0.0], {})
 
     def agreement(self, model: Forecaster | Local, other: Forecaster | Local, held: Held) -> dict[str, float]:
@@ -146,16 +147,8 @@ def read(spark: Any, settings: Settings, versions: Mapping[str, int]) -> list[Se
 
 
 def _frame(spark: Any, settings: Settings, versions: Mapping[str, int]) -> DataFrame:
-    def table(name: str) -> DataFrame:
-        reader = spark.read.format("delta")
-        if name in versions:
-            reader = reader.option("versionAsOf", versions[name])
-        found: DataFrame = reader.load(settings.table_uri(name))
-        return found
-
-    return steps(
-        table("gold.activity_minute"), table("gold.service_health_minute"), table("gold.host_utilization_minute")
-    )
+    names = ("gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute")
+    return steps(*(read_table(spark, settings, name, versions.get(name)) for name in names))
 
 
 def _held(known: list[Series]) -> Held:
@@ -186,6 +179,11 @@ def mase(past: NDArray[np.float64], truth: NDArray[np.float64], said: NDArray[np
     if not scale or not there.any():
         return np.nan
     return float(np.abs(truth - said)[there].mean() / scale)
+
+
+def _mean(found: list[float]) -> float:
+    """Of those that are known; nan where none is."""
+    return float(np.nanmean(found)) if np.isfinite(found).any() else np.nan
 
 
 def _measured(errors: Mapping[str, float], took: list[float], more: dict[str, float]) -> Measured:

@@ -89,6 +89,10 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
+    # Spark's workers find what stands beside ``src``, wherever this process was started.
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(PROJECT) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), str(PROJECT)])
     for key, value in options.items():
         builder = builder.config(key, value)
     spark = builder.getOrCreate()

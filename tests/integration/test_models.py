@@ -106,6 +106,7 @@ def lived(stack: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "ops.promotions",
     ):
         put(apart, name, [])
+    create_topics(apart)
     before = Path.cwd()
     os.chdir(folder)  # where MLflow without a server keeps artefacts
     yield apart

@@ -34,7 +34,7 @@ from lakehouse.runtime.fused import arrow
 from lakehouse.runtime.ledger import CHANGES
 from lakehouse.settings import Settings
 from lakehouse.sinks.analysis import put
-from lakehouse.sources.topics import NOTIFICATIONS, producer
+from lakehouse.sources.topics import NOTIFICATIONS, Outbox, producer
 
 QUERY = "anomalies"
 TEXT_KEPT = 200
@@ -47,24 +47,26 @@ _log = logging.getLogger("lakehouse.anomalies")
 
 
 def services(changes: DataFrame) -> DataFrame:
-    """Rows of gold_changes -> (subject, measure, minute, seq, value) of services' minutes with FEWEST requests.
+    """Rows of gold_changes -> those of :func:`service_minutes` with their ``seq``, the highest of which is valid."""
+    measures = ", ".join(f"{measure} double" for measure in MEASURES["service"])
+    row = F.from_json("row", f"window_start timestamp, service string, requests bigint, {measures}")
+    read = changes.where(F.col("table") == "gold.service_health_minute").select("seq", row.alias("row"))
+    return service_minutes(read.select("seq", "row.*"), "seq")
 
-    ``subject`` is ``service/<name>``, ``minute`` counts from 1970; of equal ones that of the highest ``seq`` is valid.
+
+def service_minutes(service_health: DataFrame, *carried: str) -> DataFrame:
+    """gold.service_health_minute -> (subject, measure, minute, value) of minutes with FEWEST requests.
+
+    ``subject`` is ``service/<name>``, ``minute`` counts from 1970; columns ``carried`` come along.
     """
-    measures = MEASURES["service"]
-    row = F.from_json(
-        "row", f"window_start timestamp, service string, requests bigint, {', '.join(f'{m} double' for m in measures)}"
-    )
-    each = F.array(*[F.struct(F.lit(m).alias("measure"), F.col(f"row.{m}").alias("value")) for m in measures])
+    each = F.array(*[F.struct(F.lit(m).alias("measure"), F.col(m).alias("value")) for m in MEASURES["service"]])
     return (
-        changes.where(F.col("table") == "gold.service_health_minute")
-        .select("seq", row.alias("row"))
-        .where(F.col("row.requests") >= FEWEST)
+        service_health.where(F.col("requests") >= FEWEST)
         .select(
-            F.concat(F.lit("service/"), "row.service").alias("subject"),
-            _minute("row.window_start"), "seq", F.explode(each).alias("one"),
+            F.concat(F.lit("service/"), "service").alias("subject"),
+            _minute("window_start"), *carried, F.explode(each).alias("one"),
         )
-        .select("subject", "one.measure", "minute", "seq", "one.value")
+        .select("subject", "one.measure", "minute", *carried, "one.value")
         .where("value is not null")
     )  # fmt: skip
 
@@ -185,11 +187,10 @@ def announce(settings: Settings, rules: alerts.Alerts, alarms: pa.Table) -> None
     now = datetime.now(UTC)
     told = [document for row in alarms.to_pylist() if row["begins"] for document in tell(rules, row, now)]
     if told:
-        sender = producer(settings)
+        outbox = Outbox(producer(settings))
         for document in told:
-            sender.produce(NOTIFICATIONS, value=orjson.dumps(document), key=document["user_id"].encode())
-        if sender.flush(30):
-            raise TimeoutError("Kafka has not acknowledged notifications within 30 s")
+            outbox.send(NOTIFICATIONS, document["user_id"].encode(), orjson.dumps(document))
+        outbox.finish()
 
 
 def tell(rules: alerts.Alerts, row: dict[str, Any], now: datetime) -> Iterator[dict[str, Any]]:

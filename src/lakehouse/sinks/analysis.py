@@ -21,13 +21,12 @@ from lakehouse.tables import Table
 INDICES = {anomalies.TABLE.name: es.ANOMALIES, forecasts.TABLE.name: es.FORECASTS}
 
 
-def put(settings: Settings, table: Table, rows: pa.Table) -> int:
-    """Let rows of gold.anomalies or gold.forecasts be those of their keys, in Elasticsearch too; the version."""
-    version = batch.upsert(settings, table, rows)
+def put(settings: Settings, table: Table, rows: pa.Table) -> None:
+    """Let rows of gold.anomalies or gold.forecasts be those of their keys, in Elasticsearch too."""
+    batch.upsert(settings, table, rows)
     sink = es.ElasticsearchSink(settings)
     sink.prepare()
     sink.index(INDICES[table.name], [_document(row) for row in rows.to_pylist()])
-    return version
 
 
 def _document(row: dict[str, Any]) -> tuple[str, bytes, None]:
