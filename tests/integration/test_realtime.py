@@ -26,11 +26,12 @@ from pymongo import MongoClient
 
 from lakehouse import stack as servers
 from lakehouse.realtime.shown import Shown
-from lakehouse.realtime.task import Command, Context, Task
+from lakehouse.realtime.task import Command, Context, Stage, Task
 from lakehouse.settings import PROJECT, Realtime, Settings
 from lakehouse.simulate import Incident, Simulation
 from lakehouse.sources.topics import create_topics, producer
 
+from ..unit.realtime.test_stages import fed
 from .realtime_batch import MINUTE, Batch
 
 pytestmark = pytest.mark.integration
@@ -244,9 +245,15 @@ def hold_windows(client: Any, batch: Batch) -> None:
     site = batch.site()
     newest = max(site)
     for minute in range(newest - 50, newest + 1):
-        at = datetime.fromtimestamp(minute * 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        found = {k.decode(): int(v) for k, v in client.hgetall(f"live:site:{at}").items() if k != b"at"}
-        assert found == site.get(minute, {})
+        assert site_minute(client, utc(minute)) == site.get(minute, {}), utc(minute)
+
+
+def utc(minute: int) -> str:
+    return datetime.fromtimestamp(minute * 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def site_minute(client: Any, minute: str) -> dict[str, int]:
+    return {k.decode(): int(v) for k, v in client.hgetall(f"live:site:{minute}").items() if k != b"at"}
 
 
 def hold_trending(as_of: int, scores: dict[bytes, float], batch: Batch) -> None:
@@ -319,12 +326,27 @@ def shown(stack: Settings) -> Iterator[Any]:
 def test_a_replay_of_what_is_shown_changes_nothing(shown: Any) -> None:
     shown.write([Counting(10)], 0, tick=False)
     late = Counting(7)  # another process, whose state is older
-    shown.expect("counting/0", 7)
+    shown.expect(late)
     shown.write([late], 0, tick=False)
     assert shown.client.get("counted") == b"10"
     late.next = 11
     shown.write([late], 0, tick=False)
     assert shown.client.get("counted") == b"11"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_site_is_shown_as_it_is_known_whoever_dies_between_two_ticks(shown: Any, seed: int) -> None:
+    logs = fed(seed)
+    logs.shown = shown
+    logs.run(crash=0.2, commit=0.1, most=5)
+    stages = [task for task in logs.tasks.values() if isinstance(task, Stage)]
+    shown.write(stages, logs.now_us, tick=True)
+    known: dict[str, Counter[str]] = {}
+    for task in logs.of("users"):
+        for minute, site in task.site.items():
+            known.setdefault(utc(int(minute)), Counter()).update({"users": site.users, **site.events})
+    assert len(known) >= 60
+    assert {minute: site_minute(shown.client, minute) for minute in known} == known
 
 
 def test_a_redis_that_lost_its_keys_is_shown_everything_again(shown: Any) -> None:

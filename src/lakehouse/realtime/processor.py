@@ -333,7 +333,7 @@ class Processor:
         self.tasks |= new
         self._at_end.clear()
         for task in self.tasks.values():
-            self._shown.expect(task.source, task.next)
+            self._shown.expect(task)
             if isinstance(task, Users):
                 task.recommend = self._recommend
         for partition in partitions:

@@ -70,10 +70,11 @@ class Shown:
         self._wait = _RETRY_S[0]
         self._again_at = 0.0
 
-    def expect(self, source: str, offset: int) -> None:
-        """A task has come whose state is as of an offset: Redis should hold all that lies before."""
-        self._marks[source] = offset
-        self._missed.discard(source)
+    def expect(self, task: Task) -> None:
+        """A task has come: Redis should hold all that lies before it, but for what its next tick would have shown."""
+        self._marks[task.source] = task.next
+        self._missed.discard(task.source)
+        task.tick_effects()
 
     def write(self, tasks: Iterable[Task], now_us: int, tick: bool) -> None:
         """Show what the tasks have to show as of now."""
@@ -107,6 +108,9 @@ class Shown:
                 lost = mark < self._marks.get(task.source, -1)
                 (self._missed.add if lost else self._missed.discard)(task.source)
                 self._marks[task.source] = task.next
+            else:
+                # Whoever was here before has shown what was left out now, but may have died before its tick.
+                task.tick_effects()
 
     def say(self, name: str, words: dict[str, Any]) -> None:
         """Leave word of how a process is, for a minute."""

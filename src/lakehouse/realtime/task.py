@@ -189,6 +189,9 @@ class Task:
     def all_effects(self) -> None:
         """Count everything as changed: Redis has lost it, or has missed some of it."""
 
+    def tick_effects(self) -> None:
+        """Count as changed what is shown with ticks alone: that Redis is as far as this task does not say it has it."""
+
 
 Entry = TypeVar("Entry")
 
@@ -401,6 +404,8 @@ class Watched(Stage[Entry]):
     def all_effects(self) -> None:
         """Show every subject again."""
         self._changed |= {name: None for name, _ in self.subjects.items()}
+
+    tick_effects = all_effects
 
     def effects(self, now_us: int, tick: bool) -> list[Command]:
         """With a tick each subject that changed."""

@@ -222,6 +222,10 @@ class Users(Stage[Event]):
         """Show all users of late again; keys of others have run out."""
         oldest = self.watermark - self._features_ttl * SECOND
         self._changed |= {name: True for name, user in self.users.items() if user.last > oldest}
+        self.tick_effects()
+
+    def tick_effects(self) -> None:
+        """Show all minutes of the site again."""
         self._site_changed |= {int(minute): None for minute, _ in self.site.items()}
 
     def effects(self, now_us: int, tick: bool) -> list[Command]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lakehouse import alerts
 from lakehouse.realtime.inbox import Inbox
+from lakehouse.realtime.shown import Shown
 from lakehouse.realtime.task import Context, Outbox, Stage, Task
 from lakehouse.realtime.topology import wanted
 from lakehouse.settings import Realtime
@@ -51,6 +52,9 @@ class Logs:
         self.notifications: list[dict[str, Any]] = []
         names = {kind.name: topic for topic, kind in self.kinds.items() if issubclass(kind, Stage)}
         self.out = Outbox(self._append, names, {name: partitions for name in names})
+        self.shown: Shown | None = None
+        """Shows what stages make: always after a batch, and with a tick after one of three."""
+        self.now_us = 0
         self.tasks = {place: self._task(place) for place in self.logs}
 
     def _append(self, topic: str, partition: int, value: bytes) -> None:
@@ -60,12 +64,15 @@ class Logs:
         """Append a record."""
         log = self.logs[topic, partition]
         log.append(Kept(value, len(log), appended_ms))
+        self.now_us = max(self.now_us, appended_ms * 1000)
 
     def _task(self, place: tuple[str, int]) -> Task:
         task = self.kinds[place[0]](self.context, place[1])
         for key, value in self.changelogs[place].items():
             task.restore(key, value)
         task.restored()
+        if self.shown:
+            self.shown.expect(task)
         return task
 
     def commit(self, place: tuple[str, int]) -> None:
@@ -91,6 +98,8 @@ class Logs:
             place = self.random.choice(waiting)
             task = self.tasks[place]
             task.process(self.logs[place][task.next : task.next + self.random.randint(1, most)], self.out)
+            if self.shown and isinstance(task, Stage):
+                self.shown.write([task], self.now_us, tick=self.random.random() < 0.3)
             if self.random.random() < crash:
                 self.tasks[place] = self._task(place)
             elif self.random.random() < commit:
