@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lakehouse.predict.watch import MEASURES, Version
-from models.anomaly.kind import KIND, Held, plant
+from models.anomaly.kind import KIND, Held, _measured, plant
 from models.trained import ModelError
 
 START = 29_000_000
@@ -52,6 +52,19 @@ def test_stock_charts_find_planted_trouble_better_than_three_deviations(held: He
 @pytest.mark.parametrize("deviate", [1.0, 60.0])
 def test_limits_that_cry_wolf_or_sleep_are_worse(held: Held, deviate: float) -> None:
     assert KIND.measure(version(deviate), held).value < KIND.measure(version(5.0), held).value - 0.1
+
+
+@pytest.mark.parametrize("windows", [1, 20])
+def test_precision_is_that_of_one_incident_a_day_however_many_are_planted(windows: int) -> None:
+    frame = pd.DataFrame({"error_rate": 0.0}, pd.RangeIndex(START, START + 2 * 1440))
+    trouble = [(START + 100 * number, START + 100 * number + 9) for number in range(1, windows + 1)]
+    held = Held({"service/s0": frame}, {"service/s0": START}, {"service/s0": trouble})
+    right = {first + 2 for first, _ in trouble}
+    false = {START + 2500, START + 2501, START + 2600, START + 2700}  # three, as two of them are one
+    measured = _measured(held, {"service/s0": right | false}, [0.0])
+    assert measured.more == pytest.approx({"recall": 1.0, "precision": 1 / (1 + 3 / 2)})
+    late = _measured(held, {"service/s0": {first + 3 for first, _ in trouble}}, [0.0])
+    assert late.more["recall"] == 0
 
 
 def test_nothing_is_planted_before_the_held_out_time(held: Held) -> None:
