@@ -48,6 +48,7 @@ class Caller:
 
     subject: str
     scopes: frozenset[str]
+    user_id: str | None = None
 
 
 def keys(settings: Settings) -> Keys:
