@@ -24,10 +24,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from lakehouse.alerts import read
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import NOTIFICATIONS
-from serving.live.hub import Hub, Record
+from serving.live.hub import Feed, Hub, Record
 from serving.live.position import MARK_BYTES
+from serving.live.wording import ByRules
 
 EVERY_S = 1.0
 TRENDING = 20
@@ -313,3 +315,26 @@ def record(message: Message) -> Record | None:
     if not isinstance(user_id, str) or not isinstance(document.get("id"), str) or document.get("suppressed"):
         return None
     return Record(message.partition(), message.offset(), user_id, value)
+
+
+def hub(
+    settings: Settings,
+    pseudonym: Callable[[str], str],
+    served: Callable[[], Iterable[Version]] | None = None,
+    topic: str = NOTIFICATIONS,
+) -> Hub:
+    """The hub of a process, with its feeds.
+
+    Args:
+        settings: where Redis and Kafka are.
+        pseudonym: what stands for a user's id, to those who must not see it.
+        served: see :class:`TableFeed`; without it there are no events ``table``.
+        topic: where notifications are.
+
+    Raises:
+        AlertsError: the rules, which tell alerts from other notifications, are wrong.
+    """
+    feeds: list[Feed] = [RedisFeed(settings), KafkaFeed(settings, topic)]
+    if served is not None:
+        feeds.append(TableFeed(served))
+    return Hub(ByRules(read(), pseudonym), feeds)

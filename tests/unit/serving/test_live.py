@@ -8,13 +8,14 @@ import json
 import string
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import httpx2
 import orjson
 import pytest
+from event_source import Event, EventSource
 from fastapi import FastAPI, Header
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,57 +35,6 @@ MARK = b"abcd"
 WORDING = ByRules(read(), lambda user: f"~{len(user)}")
 METRICS, USERS, PII = "read:metrics", "read:users", "read:pii"
 ALL = Wish(frozenset(KINDS), masked=False)
-
-
-# --- a client, by the letter of the standard -------------------------------------------------------------------------
-
-
-@dataclass
-class Event:
-    name: str
-    data: str
-    last_id: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.data)
-
-
-@dataclass
-class EventSource:
-    """WHATWG HTML 9.2.6, step by step; a block that is not whole when the connection breaks is dropped."""
-
-    last_id: str = ""
-    retry: int | None = None
-    comments: int = 0
-    events: list[Event] = field(default_factory=list)
-
-    def feed(self, body: bytes) -> list[Event]:
-        text = body.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        name, data, id_buffer, found = "", "", self.last_id, []
-        lines = text.split("\n")
-        for line in lines[:-1]:
-            if line == "":
-                self.last_id = id_buffer
-                if data:
-                    found.append(Event(name or "message", data.removesuffix("\n"), self.last_id))
-                name = data = ""
-                continue
-            if line.startswith(":"):
-                self.comments += 1
-                continue
-            key, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if key == "event":
-                name = value
-            elif key == "data":
-                data += value + "\n"
-            elif key == "id" and "\0" not in value:
-                id_buffer = value
-            elif key == "retry" and value.isdigit():
-                self.retry = int(value)
-        self.events += found
-        return found
 
 
 def told(events: Sequence[Event]) -> list[str]:
@@ -238,6 +188,7 @@ async def lived(history: tuple[int, list[tuple[Any, ...]]], kept: int) -> tuple[
     client.feed(await drain(stream))
 
     async def come(process: int) -> Stream:
+        client.begin()
         return Stream(processes[process].hub, ALL, client.last_id or None)
 
     for step in [*steps, ("receive", 1.0)]:
