@@ -38,6 +38,7 @@ def create_app(
     answers: Answers | None = None,
     keys: auth.Keys | None = None,
     record: Recorder | None = None,
+    reads: Reads | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -50,7 +51,7 @@ def create_app(
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
     kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
-    reads = Reads(settings)
+    reads = reads or Reads(settings)
     service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None))
 
     @asynccontextmanager

@@ -139,7 +139,9 @@ class Served:
                 return known
         try:
             found: Snapshot = self._await(name, lambda: self._open(name, self._lake.table(name, version)))
-        except LakeError:
+        except (LakeError, Problem) as error:
+            if isinstance(error, Problem) and error.status != 404:
+                raise
             detail = (
                 f"{name} at version {version} can no longer be read: its time of travel is over. Leave out version."
             )
