@@ -36,7 +36,8 @@ def lake(tmp_path: Path) -> Settings:
     events = [
         {
             "event_id": f"e{n}", "event_type": "comment", "user_id": f"u{n % 3}", "post_id": "p1",
-            "occurred_at": NOON + timedelta(seconds=n), "text": SECRET_TEXT, "session_id": f"session-{n % 3}", "properties": [("followed", "u2")],
+            "occurred_at": NOON + timedelta(seconds=n), "text": SECRET_TEXT,
+            "session_id": f"session-{n % 3}", "properties": [("followed", "u2")],
             "topic": "user-events", "partition": 0, "offset": n, "timestamp": NOON,
         }
         for n in range(12)
