@@ -10,11 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.live.route import ABORT
 
-UNACKNOWLEDGED_MS = 30_000
-"""A connection is closed when the other side has not confirmed for so long what it was sent: it is gone, or stuck."""
-
-
-class Protocol(HttpToolsProtocol):
+class Droppable(HttpToolsProtocol):
     """HTTP/1.1 whose scope lets an application drop the connection, with all that waits to be written.
 
     Closing it, which is what the server does by itself, waits for a client that does not read, for ever.
@@ -40,9 +36,3 @@ class Server(uvicorn.Server):
         """End."""
         self._ending()
         await super().shutdown(sockets)
-
-
-def notice_the_gone(listening: socket.socket) -> None:
-    """Make the connections of a listening socket end when the other side no longer confirms what it is sent."""
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)

@@ -15,7 +15,7 @@ from serving import problems
 from serving.auth import Caller, keys, verify
 from serving.live.feeds import hub
 from serving.live.route import router
-from serving.server import Protocol, Server, notice_the_gone
+from serving.server import Droppable, Server
 
 
 def main(topic: str) -> None:
@@ -30,9 +30,8 @@ def main(topic: str) -> None:
 
     app.include_router(router(streams, allowed))
     listening = socket.create_server(("127.0.0.1", 0))
-    notice_the_gone(listening)
     print(listening.getsockname()[1], flush=True)
-    config = uvicorn.Config(app, log_config=None, access_log=False, http=Protocol, timeout_graceful_shutdown=15)
+    config = uvicorn.Config(app, log_config=None, access_log=False, http=Droppable, timeout_graceful_shutdown=15)
     signal.signal(signal.SIGTERM, lambda *_: None)
     Server(config, streams.end).run(sockets=[listening])
 
