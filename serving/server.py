@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.live.route import ABORT
 
+
 class Droppable(HttpToolsProtocol):
     """HTTP/1.1 whose scope lets an application drop the connection, with all that waits to be written.
 
