@@ -54,6 +54,13 @@ class Problem(Exception):
         return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with a problem, from a place where none can be raised; a WebSocket is not opened."""
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008, "reason": problem.name})
+    await problem.response(scope.get("state", {}).get("request_id", ""))(scope, receive, send)
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that a route answers with."""
     strings = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
