@@ -3,7 +3,7 @@
 1. :class:`serving.problems.RequestIds`: names it, logs it, answers 500 for what nobody caught.
 2. :class:`serving.headers.SecurityHeaders`: on every answer, those of what follows too.
 3. :class:`serving.headers.Hosts`: 421 for another name.
-4. CORS, where ``api.cors_origins`` names origins: before who asks is known, as a browser asks beforehand without a token.
+4. CORS, where ``api.cors_origins`` names origins; before the token is looked at, as a browser asks beforehand without.
 5. :class:`serving.limits.Room`: 503 where too many are under way.
 6. :class:`serving.limits.Deadlines`: 503 for what takes too long.
 7. :class:`serving.auth.Authentication`: finds out who asks.

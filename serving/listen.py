@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
@@ -43,7 +44,9 @@ class BoundedHttp(HttpToolsProtocol):
     most_connections = 2_000
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
-    _head_bytes = 0
+    _head_size = 0
+    _unseen = 0
+    """Bytes since the parser last came to something: all that tells the size of a header that is not whole."""
     _refusal: Problem | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -63,12 +66,14 @@ class BoundedHttp(HttpToolsProtocol):
         """Bytes came: of a head, a body, or both."""
         if self.transport.is_closing():
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._unseen += len(data)
         super().data_received(data)
-        # The parser gives a header to us when it is whole: until then, only the bytes tell its size.
-        if self._in_head and self._head_bytes > LARGEST_HEAD and not self.transport.is_closing():
-            self._refuse(_url_too_long() if len(self.url) > LONGEST_URL else _head_too_large())
+        if self.transport.is_closing():
+            return
+        if self._unseen > LARGEST_HEAD:
+            self._refuse(_head_too_large())
+        elif self._in_head and (self.cycle is None or self.cycle.response_complete):
+            self._await_head()  # empty lines are no request either
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -84,6 +89,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header."""
+        if not self._in_head:
+            return  # a trailer, which would join the headers after they were looked at
         super().on_header(name, value)
         self._head_size += len(name) + len(value) + 4
         if len(self.headers) > MOST_HEADERS or self._head_size > LARGEST_HEAD:
@@ -91,13 +98,18 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The end of a head."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._unseen = False, 0
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._unseen = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The end of a request; what comes now is the next one's head."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._unseen = True, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -116,7 +128,7 @@ class BoundedHttp(HttpToolsProtocol):
             request_id = uuid4().hex
             answer = problem.response(request_id)
             head = [
-                f"HTTP/1.1 {problem.status} {problem.status}",
+                f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
                 *(f"{name.decode()}: {value.decode()}" for name, value in answer.raw_headers),
                 f"{REQUEST_ID}: {request_id}",
                 "Cache-Control: no-store",
@@ -235,5 +247,3 @@ def listen(settings: Settings) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * STALLED_S)
     return listening
-
-

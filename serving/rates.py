@@ -1,7 +1,7 @@
 """How often each caller may ask: limits by GCRA, counted in Redis for all processes of the API together.
 
-The API is the only writer of ``rate:*``. A key holds the time at which its caller will have used up nothing (microseconds
-since 1970, by Redis' clock), and is gone then. While Redis is away each process counts for itself.
+The API is the only writer of ``rate:*``. A key holds the time at which its caller will have used up nothing
+(microseconds since 1970, by Redis' clock), and is gone then. While Redis is away each process counts for itself.
 """
 
 from __future__ import annotations

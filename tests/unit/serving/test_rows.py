@@ -68,7 +68,7 @@ async def client(settings: Settings, record: Any = None) -> AsyncIterator[httpx2
     app = create_app(settings, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS, record)
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api") as made,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as made,
     ):
         yield made
 
