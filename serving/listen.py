@@ -124,7 +124,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else the bytes would be of the answer under way
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.disconnected = True  # what the application has to say comes too late
+        if self.cycle is None or self.cycle.response_complete or self.cycle.disconnected:  # else an answer is under way
             request_id = uuid4().hex
             answer = problem.response(request_id)
             head = [
