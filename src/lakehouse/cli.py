@@ -338,18 +338,56 @@ def serve(
 
 @app.command()
 def token(
-    scope: Annotated[list[str], typer.Option(help="What it allows, such as write:events; may be given again.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it allows, such as write:events; may be given again.")
+    ] = None,
     subject: Annotated[str, typer.Option(help="Whom it names.")] = "operator",
     ttl: Annotated[str, typer.Option(help="For how long it is valid, such as 30m, 12h or 90d.")] = "12h",
+    user: Annotated[str | None, typer.Option(help="Makes it this user's: it sees their rows alone.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new local key, which signs from now on.")] = False,
+    retire: Annotated[
+        str | None, typer.Option(help="Take a local key away: what it signed is no longer valid.")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys, the one that signs first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")] = False,
 ) -> None:
-    """Print a bearer token for the HTTP API."""
+    """Print a bearer token for the HTTP API, or look after the keys that tokens are signed with."""
     valid_for = _duration("--ttl", ttl)
+    if (bool(scope), rotate, retire is not None, keys).count(True) != 1:
+        raise typer.BadParameter("give one of --scope, --rotate, --retire and --keys")
     _from_checkout()
-    from serving.auth import SCOPES, issue, keys
+    from serving import auth
+    from serving import keys as signing
 
-    if unknown := sorted({*scope} - {*SCOPES}):
-        raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
-    typer.echo(issue(keys(_settings()), subject, scope, valid_for))
+    settings, now = _settings(), datetime.now(UTC)
+    if rotate:
+        typer.echo(signing.rotate(settings, now))
+    elif retire is not None:
+        signing.retire(settings, retire)
+    elif keys:
+        _print_keys(signing.keys(settings), now, as_json)
+    else:
+        if unknown := sorted({*(scope or ())} - {*auth.SCOPES}):
+            raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(auth.SCOPES)}")
+        typer.echo(auth.issue(signing.keys(settings), subject, scope or [], valid_for, user))
+
+
+def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
+    found = [
+        {
+            "kid": kid,
+            "signs": place == 0,
+            "made_at": made.isoformat().replace("+00:00", "Z") if (made := keys.made.get(kid)) else None,
+            "age_s": round((now - made).total_seconds()) if made else None,
+        }
+        for place, kid in enumerate(keys.secrets)
+    ]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for key in found:
+        age = "age unknown" if key["age_s"] is None else f"{key['age_s'] // 86400} days old"
+        typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
 @app.command()
