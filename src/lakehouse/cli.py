@@ -39,8 +39,19 @@ class Verbs(TyperGroup):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {one_line(error)}", err=True)
+            _tell(error)
             raise typer.Exit(1) from None
+
+
+def _tell(error: Exception) -> None:
+    from lakehouse import logs
+
+    if logs.in_json():
+        import logging
+
+        logging.getLogger("lakehouse").critical("%s", one_line(error), extra=logs.of(error))
+    else:
+        typer.echo(f"error: {one_line(error)}", err=True)
 
 
 def one_line(error: Exception) -> str:
@@ -201,7 +212,7 @@ def stream(
 ) -> None:
     """Run the stream here until stopped: Kafka to tables and stores (`up` runs it in the background)."""
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _java_home(settings)
     from lakehouse.runtime.supervise import run
 
@@ -228,7 +239,7 @@ def realtime(
     from lakehouse.realtime.processor import Processor
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -240,8 +251,9 @@ def schedule() -> None:
     """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
     from lakehouse.schedule import run
 
-    _log_to_stderr()
-    run(_settings())
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings)
 
 
 @app.command()
@@ -280,7 +292,7 @@ def collect(
         collector.check(settings, path)
         typer.echo(f"{path}: in order")
         return
-    _log_to_stderr()
+    _log_to_stderr(settings)
     logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # the pipeline tells of an outage once
     asyncio.run(collector.collector(settings, path).run())
 
@@ -302,7 +314,7 @@ def ship_logs(
     from lakehouse.ship.logs import shipper
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     asyncio.run(shipper(settings, paths or (), begins, name).run())
 
 
@@ -316,9 +328,10 @@ def ship_metrics(
     from lakehouse.ship.metrics import run
 
     every = _duration("--period", period)
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     logging.getLogger("lakehouse.kafka").setLevel(logging.CRITICAL)  # the shipper tells of an outage once
-    run(_settings(), every)
+    run(settings, every)
 
 
 @app.command()
@@ -329,7 +342,7 @@ def serve(
     """Serve the HTTP API here until stopped."""
     settings = _settings()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _from_checkout()
     from serving.app import serve
 
@@ -417,18 +430,10 @@ def _from_checkout() -> None:
     sys.path.insert(0, str(PROJECT))
 
 
-def _log_to_stderr() -> None:
-    import logging
-    import time
+def _log_to_stderr(settings: Settings) -> None:
+    from lakehouse import logs
 
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    for noisy in ("py4j", "elastic_transport", "pymongo", "apscheduler"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
 
 
 def _java_home(settings: Settings) -> None:
