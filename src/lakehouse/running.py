@@ -93,6 +93,7 @@ def programs(settings: Settings) -> dict[str, Program]:
     """What runs beside the servers, by name: the stream first."""
     own = [sys.executable, "-m", "lakehouse.cli"]
     found = {name: Program([*own, name], {}) for name in ("stream", "schedule", "collect", "serve")}
+    found["alerts"] = Program([*own, "alerts", "--watch"], {})
     found["realtime"] = Program([*own, "realtime", "--name", "realtime-1"], {})
     if settings.mlflow.uri is None:
         found["mlflow"] = _mlflow(settings)
