@@ -27,9 +27,9 @@ def alerts_now(database: Any, rules: Alerts, now: datetime | None = None) -> lis
     """Every alert that is pending, fires, or has recovered within a day: the gravest that fire first.
 
     Each is ``{rule, subject, severity, state, since, value, text, silenced, silenced_until}`` and ``recovered_at``,
-    ``at``, ``source``. ``since``: the first minute that matched; of real-time rules reckoned from what was told. ``value``: of the rule's
-    first condition, null for real-time rules. ``at``: as of when it is known. ``source``: ``tables`` or ``realtime``.
-    Times are RFC 3339. Three finds in MongoDB, no Spark, nothing that is written.
+    ``at``, ``source``. ``since``: the first minute that matched; of real-time rules reckoned from what was told.
+    ``value``: of the rule's first condition, null for real-time rules. ``at``: as of when it is known. ``source``:
+    ``tables`` or ``realtime``. Times are RFC 3339. Three finds in MongoDB, no Spark, nothing that is written.
 
     Args:
         database: the platform's, of pymongo (``lakehouse.alerting.database.database``).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -66,10 +67,8 @@ def new(
     names = [known.name for known in rules.rules]
     if rule not in names:
         near = difflib.get_close_matches(rule, names, n=1, cutoff=0.4)
-        raise AlertsError(
-            f"conf/alerts.yaml has no rule {rule!r}"
-            + (f": did you mean {near[0]!r}?" if near else f": {', '.join(names)}")
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+        raise AlertsError(f"conf/alerts.yaml has no rule {rule!r}: {hint}")
     if not why.strip():
         raise AlertsError("a silence says why: --why 'moving to the new disks'")
     return Silence(secrets.token_hex(4), rule, subject, _whole(now), _whole(now + lasting), who, why)
@@ -134,14 +133,14 @@ class Silenced:
     While the database is away what was known last holds: nothing, at first. Not for several threads at once.
     """
 
-    def __init__(self, ask: Callable[[], Iterable[Silence]]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[], Iterable[Silence]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask, self._clock = ask, clock
         self._known: list[Silence] = []
-        self._again_at = 0.0
+        self._again_at = -math.inf
 
     def __call__(self, rule: str, subject: str) -> bool:
         """Of a rule and a subject."""
-        now = time.monotonic()
+        now = self._clock()
         if now >= self._again_at:
             self._again_at = now + LOOK_S
             try:
