@@ -73,7 +73,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """The entry point of ``lakehouse``."""
-    if sys.argv[1:2] == ["sql"]:
+    if sys.argv[1:2] in (["sql"], ["alerts"]):
         _import_arrow_alone()
     app()
 
@@ -81,7 +81,7 @@ def main() -> None:
 def _import_arrow_alone() -> None:
     """Import Arrow's datasets without pandas, which Arrow loads (0.4 s) just to see whether it is installed.
 
-    ``to_pandas`` does not work afterwards, so this is for a process that answers one query and ends.
+    ``to_pandas`` does not work afterwards, so this is for a process that needs rows alone.
     """
 
     class Hidden:
