@@ -246,8 +246,12 @@ def watch(settings: Settings, stop: threading.Event) -> None:
     """
     evaluating = runner(settings)
     _log.info("rules on %s are evaluated every minute", ", ".join(name for name, feed in FEEDS.items() if feed.tables))
+    prepared = False
     while not stop.is_set():
         try:
+            if not prepared:
+                MongoStore(database(settings)).prepare()
+                prepared = True
             evaluating.turn(datetime.now(UTC))
         except StandingsError as error:
             _log.warning("nothing is evaluated: %s", error)
