@@ -16,7 +16,14 @@ from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, events, problems
+from serving.predictions import Predictions
 from serving.problems import Problem, documented
+from serving.reads import Reads
+from serving.recommend import Recommendations
+from serving.rest import logs, metrics, models, status, tables, users
+from serving.served import Served
+from serving.service import Recorder, Service
+from serving.status import Status
 from serving.stores import Answers, RedisAnswers
 
 _log = logging.getLogger(__name__)
@@ -31,6 +38,8 @@ def create_app(
     delivery: Delivery | None = None,
     answers: Answers | None = None,
     keys: auth.Keys | None = None,
+    record: Recorder | None = None,
+    reads: Reads | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -43,16 +52,30 @@ def create_app(
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
     kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
+    reads = reads or Reads(settings)
+    service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None))
+    state = Status(service, settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         yield
         sending.close()
         await kept.close()
+        await state.close()
+        await service.close()
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(events.router(contract, sending, kept, keys))
+    for made in (
+        tables.router(service, keys),
+        metrics.router(service, keys),
+        users.router(service, Recommendations(settings, reads), keys),
+        logs.router(service, keys),
+        models.router(service, Predictions(settings), keys),
+        status.router(state, keys),
+    ):
+        app.include_router(made)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

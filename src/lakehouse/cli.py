@@ -356,6 +356,19 @@ def token(
     typer.echo(issue(keys(_settings()), subject, scope, valid_for))
 
 
+@app.command()
+def dashboard() -> None:
+    """Print the address of the dashboard with a token that may see all of it but personal data, for twelve hours."""
+    _from_checkout()
+    from serving.auth import issue, keys
+
+    settings = _settings()
+    scopes = ["read:metrics", "read:tables", "read:users", "read:logs", "predict"]
+    token = issue(keys(settings), "dashboard", scopes, timedelta(hours=12))
+    # After the #: browsers send that part to nobody.
+    typer.echo(f"http://{settings.api.host}:{settings.api.port}/#token={token}")
+
+
 def _duration(option: str, text: str) -> timedelta:
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}.get(text[-1:])
     if unit is None or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 1_000_000:
@@ -1026,12 +1039,12 @@ def demo(
     """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
     from lakehouse.demo import SIZES, demo
 
-    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoModels()):
+    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoOthers()):
         raise typer.Exit(PROBLEMS_FOUND)
 
 
-class _DemoModels:
-    """The models' part of the demo, for which it has a Spark session of its own."""
+class _DemoOthers:
+    """The demo's models, for which it has a Spark session of its own, and the API."""
 
     def train(self, settings: Settings) -> str:
         """Train, judge, promote and ask all of them; the report."""
@@ -1045,6 +1058,12 @@ class _DemoModels:
         from models.demo import findings
 
         return findings(settings)
+
+    def asked(self, settings: Settings) -> str:
+        """What the API answers."""
+        from serving.demo import asked
+
+        return asked(settings)
 
 
 @app.command()

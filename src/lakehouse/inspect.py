@@ -170,7 +170,7 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     with ThreadPoolExecutor(4) as pool:
         servers = pool.submit(_or_error, lambda: dict(stack.status(settings)))
         programs = pool.submit(_or_error, lambda: dict(stack.program_states(settings)))
-        lake = pool.submit(_or_error, lambda: _lake(settings, now))
+        lake = pool.submit(_or_error, lambda: pipeline(settings, now))
         summary = lake.result()
         return {
             "at": _rfc3339(now),
@@ -222,7 +222,8 @@ def _rfc3339(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
-def _lake(settings: Settings, now: datetime) -> dict[str, Any]:
+def pipeline(settings: Settings, now: datetime) -> dict[str, Any]:
+    """``topics``, ``tables`` and ``stores`` of :func:`status`."""
     lake = Lake(settings)
     cuts: dict[str, Cut] = {}
     problem: str | None = None

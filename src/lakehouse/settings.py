@@ -125,6 +125,10 @@ class Api(_Part):
     """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
     delivery_timeout: timedelta = timedelta(seconds=10)
     """How long a request waits for the broker's acknowledgement before it is answered with 503."""
+    queries: int = 4
+    """Queries of the lake that run at the same time; others wait."""
+    query_timeout: timedelta = timedelta(seconds=10)
+    """After which a query of the lake is given up."""
 
     @field_validator("secrets")
     @classmethod

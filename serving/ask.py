@@ -1,0 +1,268 @@
+"""A question to one table: columns, conditions, order, how many, from where on; checked, and bound into SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any, Literal
+
+import orjson
+from pyspark.sql import types as T
+
+from serving.auth import Caller
+from serving.catalog import Readable
+from serving.problems import Problem
+
+Operator = Literal["eq", "ne", "gt", "ge", "lt", "le", "in", "contains", "null"]
+_SQL = {"eq": "=", "ne": "<>", "gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+OPERATORS: tuple[str, ...] = (*_SQL, "in", "contains", "null")
+MOST_CONDITIONS = 20
+MOST_VALUES = 200
+"""Values of one ``in``."""
+LONGEST_VALUE = 1000
+"""Characters of one value."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """``column operator value``; the value is a tuple for ``in`` and a truth value for ``null``."""
+
+    column: str
+    operator: Operator
+    value: Any
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of a table; :func:`ask` makes it of words and checks it.
+
+    ``order`` is (column, descending), the table's key last, so that no two rows are alike in it. ``after`` holds the
+    values of the order's columns in the row before the first wanted one.
+    """
+
+    table: Readable
+    select: tuple[str, ...]
+    where: tuple[Condition, ...]
+    order: tuple[tuple[str, bool], ...]
+    limit: int
+    after: tuple[Any, ...] | None = None
+    version: int | None = None
+
+    def digest(self) -> str:
+        """Names the question without ``limit``, ``after`` and ``version``: pages of one question have the same."""
+        words = [self.table.name, self.select, [(c.column, c.operator, c.value) for c in self.where], self.order]
+        return hashlib.blake2b(orjson.dumps(words, default=str), digest_size=12).hexdigest()
+
+    def sql(self, relation: str, caller: Caller, count: bool = False) -> tuple[str, list[Any]]:
+        """SELECT with parameters over a relation, of the caller's rows alone; one row more than the limit is asked for.
+
+        Only names of the table's columns become text.
+        """
+        clauses, bound = [], []
+        for condition in self.where:
+            clause, values = _clause(condition)
+            clauses.append(clause)
+            bound += values
+        if caller.user_id is not None and self.table.owner:
+            clauses.append(f'"{self.table.owner}" = ?')
+            bound.append(caller.user_id)
+        if self.after is not None and not count:
+            clause, values = _beyond(self.order, self.after)
+            clauses.append(clause)
+            bound += values
+        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order)))
+        names = "count(*)" if count else ", ".join(f'"{name}"' for name in wanted)
+        text = f"select {names} from {relation}"
+        if clauses:
+            text += " where " + " and ".join(clauses)
+        if not count:
+            ordered = (f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
+            text += f" order by {', '.join(ordered)} limit {self.limit + 1:d}"
+        return text, bound
+
+
+def ask(
+    table: Readable,
+    caller: Caller,
+    *,
+    filters: Sequence[str] = (),
+    where: Sequence[Condition] = (),
+    select: str | None = None,
+    order: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 100,
+    version: int | None = None,
+) -> Ask:
+    """A question in the words of a request.
+
+    Args:
+        table: what is asked.
+        caller: who asks; what is hidden from them cannot be asked by, as an order or a condition would tell it.
+        filters: ``column:operator:value`` each.
+        where: conditions that the route itself makes, which are not checked.
+        select: columns, separated by commas; all by default.
+        order: columns, ``-`` before one for descending; by default the newest first.
+        since: the first time, RFC 3339, or a date.
+        until: the first time that is no longer wanted.
+        limit: rows.
+        version: of the table.
+
+    Raises:
+        Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden.
+    """
+    names = table.table.schema.names
+    hidden = table.hidden(caller)
+    columns = _columns("select", select, table) if select else tuple(names)
+    if len(filters) > MOST_CONDITIONS:
+        raise _wrong("filter", f"at most {MOST_CONDITIONS} conditions")
+    conditions = [_condition(text, table) for text in filters]
+    wanted: list[tuple[str, bool]] = []
+    for word in (order or "").split(",") if order else ():
+        (column,) = _columns("order", word.strip().removeprefix("-"), table)
+        if not table.comparable(column):
+            raise _wrong("order", f"{column} cannot be ordered")
+        wanted.append((column, word.strip().startswith("-")))
+    if len(dict(wanted)) < len(wanted):
+        raise _wrong("order", "a column is there twice")
+    for column in [*(c.column for c in conditions), *dict(wanted)]:
+        if column in hidden:
+            detail = f"{column} is personal: to filter or order by it needs the scope read:pii."
+            raise Problem(403, "insufficient-scope", detail, scope="read:pii")
+    for name, text, operator in (("from", since, "ge"), ("to", until, "lt")):
+        if text is not None:
+            if table.time is None:
+                raise _wrong(name, f"{table.name} has no time")
+            conditions.append(Condition(table.time, operator, _value(text, table, table.time, name)))  # type: ignore[arg-type]
+    if not wanted and table.time:
+        wanted = [(table.time, True)]
+    key = [(column, False) for column in table.table.key if column not in dict(wanted)]
+    return Ask(table, columns, (*where, *conditions), (*wanted, *key), limit, None, version)
+
+
+def following(question: Ask, row: dict[str, Any]) -> Ask:
+    """The same question for the rows after this one."""
+    return replace(question, after=tuple(row[column] for column, _ in question.order))
+
+
+def _columns(parameter: str, text: str, table: Readable) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in found:
+        if table.type_of(name) is None:
+            raise _wrong(
+                parameter, f"{table.name} has no column {name[:100]!r}: it has {', '.join(table.table.schema.names)}"
+            )
+    return found
+
+
+def _condition(text: str, table: Readable) -> Condition:
+    column, _, rest = text.partition(":")
+    operator, colon, value = rest.partition(":")
+    if not colon or operator not in OPERATORS:
+        raise _wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
+    _columns("filter", column, table)
+    if operator == "null":
+        if value not in ("true", "false"):
+            raise _wrong("filter", f"{column}:null: is followed by true or false")
+        return Condition(column, "null", value == "true")
+    if not table.comparable(column):
+        raise _wrong("filter", f"{column} can only be compared with null")
+    if operator == "in":
+        values = value.split(",")
+        if len(values) > MOST_VALUES:
+            raise _wrong("filter", f"at most {MOST_VALUES} values")
+        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in values))
+    if operator == "contains" and not isinstance(table.type_of(column), T.StringType):
+        raise _wrong("filter", f"{column} is no text")
+    return Condition(column, operator, _value(value, table, column, "filter"))  # type: ignore[arg-type]
+
+
+def _value(text: str, table: Readable, column: str, parameter: str) -> Any:
+    """A value of a column's type."""
+    kind = table.type_of(column)
+    if len(text) > LONGEST_VALUE or "\x00" in text:
+        raise _wrong(parameter, f"a value of {column} has at most {LONGEST_VALUE} characters, none of them NUL")
+    try:
+        match kind:
+            case T.StringType():
+                return text
+            case T.LongType() | T.IntegerType():
+                number = int(text)
+                if not -(2**63) <= number < 2**63:
+                    raise ValueError
+                return number
+            case T.DoubleType():
+                real = float(text)
+                if not math.isfinite(real):
+                    raise ValueError
+                return real
+            case T.BooleanType():
+                return {"true": True, "false": False}[text]
+            case T.DateType():
+                return date.fromisoformat(text) if len(text) == 10 else moment(text).date()
+            case _:
+                return moment(text)
+    except (ValueError, KeyError, OverflowError):
+        if isinstance(kind, T.DateType):
+            words = "a date"
+        elif isinstance(kind, T.TimestampType):
+            words = "a time such as 2026-01-31T12:00:00Z"
+        else:
+            words = f"of type {kind.simpleString()}" if kind else ""
+        raise _wrong(parameter, f"{text[:100]!r} is not {words} ({column})") from None
+
+
+def moment(text: str) -> datetime:
+    """A time of RFC 3339 with its offset, or a date for its midnight, UTC.
+
+    Raises:
+        ValueError: it is none, or has no offset.
+    """
+    if len(text) == 10:
+        return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+    # In a query string an unescaped + is a blank.
+    found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    if found.tzinfo is None:
+        raise ValueError("no offset")
+    return found.astimezone(UTC)
+
+
+def _wrong(parameter: str, reason: str) -> Problem:
+    return Problem(
+        422, "invalid-request", f"The parameter {parameter} is wrong: {reason}.",
+        reasons=[{"pointer": f"/query/{parameter}", "reason": reason}],
+    )  # fmt: skip
+
+
+def _clause(condition: Condition) -> tuple[str, list[Any]]:
+    name, value = f'"{condition.column}"', condition.value
+    match condition.operator:
+        case "null":
+            return f"{name} is {'' if value else 'not '}null", []
+        case "in":
+            return f"{name} in ({', '.join('?' * len(value))})", list(value)
+        case "contains":
+            return f"contains({name}, ?)", [value]
+        case "ne":
+            return f"{name} is distinct from ?", [value]
+        case operator:
+            return f"{name} {_SQL[operator]} ?", [value]
+
+
+def _beyond(order: Sequence[tuple[str, bool]], after: Sequence[Any]) -> tuple[str, list[Any]]:
+    """What holds for the rows after one, where nulls come last: a later value behind the same ones."""
+    options: list[str] = []
+    bound: list[Any] = []
+    for place, ((column, down), value) in enumerate(zip(order, after, strict=True)):
+        if value is None:
+            continue  # nothing comes after null but other rows with null
+        same, values = [], []
+        for (earlier, _), known in zip(order[:place], after, strict=False):
+            same.append(f'"{earlier}" is not distinct from ?')
+            values.append(known)
+        options.append(" and ".join([*same, f'("{column}" {"<" if down else ">"} ? or "{column}" is null)']))
+        bound += [*values, value]
+    return "(" + (" or ".join(f"({option})" for option in options) or "false") + ")", bound

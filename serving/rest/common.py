@@ -1,0 +1,110 @@
+"""What collections have in common: their parameters, and how rows are answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving import formats
+from serving.ask import Ask, Condition, ask
+from serving.auth import Caller
+from serving.catalog import find
+from serving.problems import Problem, documented
+from serving.reads import age_s
+from serving.service import LARGEST_PAGE, MOST_ROWS, Service, now
+
+RFC3339 = "RFC 3339 with offset, or a date for its midnight, UTC."
+Time = Annotated[str | None, Field(max_length=40, examples=["2026-01-31T12:00:00Z"])]
+Columns = Annotated[str | None, Field(max_length=1000)]
+
+
+class Wanted(BaseModel):
+    """The parameters of a collection over a table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filters: list[Annotated[str, Field(max_length=5000)]] = Field(
+        [], alias="filter", max_length=20, examples=[["requests:ge:10", "service:in:gateway,posts"]],
+        description="`column:operator:value`, all of which hold; operators eq ne gt ge lt le in contains null.",
+    )  # fmt: skip
+    select: Columns = Field(None, description="Columns, separated by commas.")
+    order: Columns = Field(None, description="Columns, separated by commas; `-` before one for descending.")
+    since: Time = Field(None, alias="from", description=f"The first time. {RFC3339}")
+    until: Time = Field(None, alias="to", description=f"The first time that is no longer wanted. {RFC3339}")
+    limit: int = Field(
+        100, ge=1, le=MOST_ROWS, description=f"Rows; of more than {LARGEST_PAGE} there is a stream, not JSON."
+    )
+    cursor: str | None = Field(None, max_length=4096, description="`next` of the page before.")
+    version: int | None = Field(None, ge=0, le=2**53, description="Of the table, to travel back in time.")
+
+    def of(self, table: str, caller: Caller, *where: Condition) -> Ask:
+        """The question to a table."""
+        return ask(
+            find(table), caller, filters=self.filters, where=where, select=self.select, order=self.order,
+            since=self.since, until=self.until, limit=self.limit, version=self.version,
+        )  # fmt: skip
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of a collection: rows in any format, 304, and problems."""
+    rows = {"type": "array", "items": {"type": "object"}}
+    page = {
+        "type": "object",
+        "properties": {
+            "data": rows,
+            "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
+            "version": {"type": ["integer", "null"], "description": "Of the table."},
+        },
+        "required": ["data", "next", "version"],
+    }
+    content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in formats.FORMATS}
+    content[formats.JSON] = {"schema": page}
+    headers = {
+        "ETag": {"schema": {"type": "string"}},
+        "Lakehouse-Table-Version": {"schema": {"type": "integer"}},
+        "Lakehouse-Data-Age": {"schema": {"type": "number"}, "description": "Seconds since the version was committed."},
+        "Link": {"schema": {"type": "string"}, "description": "The next page (RFC 8288)."},
+    }
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Rows", "content": content, "headers": headers},
+        304: {"description": "What `If-None-Match` names is still the answer"},
+    }
+    return answers | documented(401, 403, 404, 406, 410, 422, 429, 503, 504, *statuses)
+
+
+async def respond(service: Service, request: Request, caller: Caller, wanted: Wanted, question: Ask) -> Response:
+    """The answer to a question, in the format that the request accepts."""
+    kind = formats.wanted(request.headers.get("accept"))
+    if wanted.limit > LARGEST_PAGE and kind == formats.JSON:
+        raise Problem(422, "invalid-request", f"JSON has at most {LARGEST_PAGE} rows: ask for NDJSON, CSV or Arrow.")
+    question = service.resume(question, caller, wanted.cursor)
+    body = await service.body(caller, question, kind, request.headers.get("if-none-match"))
+    headers = {
+        "ETag": body.etag,
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept, Authorization",
+        "Lakehouse-Table-Version": str(body.snapshot.version),
+        "Lakehouse-Data-Age": str(max(age_s(body.snapshot.at, now()), 0.0)),
+    }
+    if body.content is None:
+        return Response(status_code=304, headers=headers)
+    if body.next:
+        url = request.url.include_query_params(cursor=body.next)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    if isinstance(body.content, bytes):
+        return Response(body.content, 200, headers, kind)
+    return StreamingResponse(body.content, 200, headers, kind)
+
+
+def answer(value: Any) -> Response:
+    """An object as JSON, for one caller and not to be kept."""
+    return Response(formats.dumps(value), 200, {"Cache-Control": "private, no-store"}, formats.JSON)
+
+
+def collection(rows: Sequence[dict[str, Any]], following: str | None = None, **more: Any) -> Response:
+    """Rows of no table's version."""
+    return answer({"data": rows, "next": following, "version": None, **more})

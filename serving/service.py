@@ -1,0 +1,259 @@
+"""What every surface asks: REST, GraphQL, the live stream and reports see the same rows by the same rules.
+
+Of a table a caller sees the rows that are theirs and the columns that are not hidden; every read of what is personal is
+recorded before it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+import pyarrow as pa
+
+from lakehouse.settings import Settings
+from serving import formats
+from serving.ask import Ask
+from serving.auth import Caller, Keys
+from serving.cache import Cache, Kept
+from serving.catalog import Masks, Readable
+from serving.cursors import Cursors
+from serving.problems import Problem
+from serving.reads import Reads
+from serving.served import Served, Snapshot
+
+LARGEST_PAGE = 10_000
+"""Rows of an answer that is made whole; more come as a stream."""
+MOST_ROWS = 1_000_000
+STREAM_S = 300.0
+"""How long an answer that comes as a stream may take."""
+Result = TypeVar("Result")
+
+
+class Recorder(Protocol):
+    """Keeps who read what of whom; returns once that cannot be lost."""
+
+    def __call__(
+        self, caller: Caller, resource: str, columns: tuple[str, ...], rows: int | None, digest: str | None
+    ) -> None:
+        """``columns`` are the personal ones; ``rows`` is None where it is not known before they are sent."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows of a table's version, their order's values for the next page taken out, and its cursor."""
+
+    rows: pa.Table
+    next: str | None
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Body:
+    """An answer that is ready to be sent: bytes, or a stream of them."""
+
+    content: bytes | AsyncIterator[bytes] | None
+    kind: str
+    etag: str
+    snapshot: Snapshot
+    next: str | None = None
+
+
+class Service:
+    """Answers questions to tables.
+
+    Args:
+        settings: bounds.
+        keys: of tokens, which cursors and pseudonyms are made with.
+        served: the lake.
+        reads: the stores.
+        record: keeps reads of personal data.
+    """
+
+    def __init__(self, settings: Settings, keys: Keys, served: Served, reads: Reads, record: Recorder) -> None:
+        self.settings, self.served, self.reads, self.record = settings, served, reads, record
+        self.cursors = Cursors(keys)
+        first = next(iter(keys.secrets.values()))
+        self.masks = Masks(hashlib.blake2b(first.encode(), person=b"pseudonyms", digest_size=32).digest())
+        self.cache = Cache(settings)
+        self._within_s = settings.api.query_timeout.total_seconds()
+        self._threads = anyio.CapacityLimiter(settings.api.queries)
+
+    async def close(self) -> None:
+        """Let go of the lake, the stores and the cache."""
+        self.served.close()
+        await self.reads.close()
+        await self.cache.close()
+
+    # --- tables ------------------------------------------------------------------------------------------------------
+
+    async def snapshot(self, table: Readable, caller: Caller, version: int | None = None) -> Snapshot:
+        """The version of a table that a caller is answered from."""
+        table.admit(caller)
+        found = None if version is not None else self.served.now(table.name)
+        if found is None:
+            found = await self.thread(lambda: self.served.snapshot(table.name, version))
+        return found
+
+    def resume(self, question: Ask, caller: Caller, cursor: str | None) -> Ask:
+        """The question from where a cursor stands, at the version of the pages before."""
+        if cursor is None:
+            return question
+        after, version = self.cursors.open(caller, question.digest(), cursor)
+        if len(after) != len(question.order):
+            raise Problem(422, "invalid-cursor", "The cursor is of an older release: start again without one.")
+        return replace(question, after=after, version=version if question.version is None else question.version)
+
+    async def page(self, caller: Caller, question: Ask) -> Page:
+        """One page of rows."""
+        snapshot = await self.snapshot(question.table, caller, question.version)
+        page = await self.thread(lambda: self._page(caller, question, snapshot))
+        self._recorded(caller, question, page.rows.num_rows)
+        return page
+
+    async def body(self, caller: Caller, question: Ask, kind: str, known: str | None) -> Body:
+        """The answer in a format; without content where ``known`` (``If-None-Match``) has its tag."""
+        snapshot = await self.snapshot(question.table, caller, question.version)
+        etag = _etag(caller, question, snapshot, kind)
+        if known is not None and _matches(known, etag):
+            return Body(None, kind, etag, snapshot)
+        if question.limit > LARGEST_PAGE:
+            self._recorded(caller, question, None)
+            stream = self._stream(caller, question, snapshot, kind)
+            first = await anext(stream, b"")  # what is wrong shows here, while it can still be said
+            return Body(_chained(first, stream), kind, etag, snapshot)
+
+        async def make() -> Kept:
+            page = await self.thread(lambda: self._page(caller, question, snapshot))
+            written = await self.thread(lambda: formats.page(page.rows, kind, page.next, snapshot.version))
+            return Kept(written, page.rows.num_rows, page.next)
+
+        kept = await self.cache.get(etag, make)
+        self._recorded(caller, question, kept.rows)
+        return Body(kept.body, kind, etag, snapshot, kept.next)
+
+    def _page(self, caller: Caller, question: Ask, snapshot: Snapshot) -> Page:
+        sql, bound = question.sql("rows", caller)
+        rows = self.served.select(snapshot, sql, bound, self._within_s)
+        following = None
+        if rows.num_rows > question.limit:
+            rows = rows.slice(0, question.limit)
+            last = rows.slice(question.limit - 1).to_pylist()[0]
+            after = tuple(last[column] for column, _ in question.order)
+            following = self.cursors.seal(caller, question.digest(), after, snapshot.version)
+        return Page(self._shown(rows, caller, question), following, snapshot)
+
+    def _shown(self, rows: pa.Table, caller: Caller, question: Ask) -> pa.Table:
+        return self.masks.apply(rows.select(list(question.select)), question.table.hidden(caller))
+
+    async def _stream(self, caller: Caller, question: Ask, snapshot: Snapshot, kind: str) -> AsyncGenerator[bytes]:
+        sql, bound = question.sql("rows", caller)
+        bounded = f"select * from ({sql}) limit {question.limit:d}"
+
+        def shown(found: pa.RecordBatchReader) -> pa.RecordBatchReader:
+            empty = self._shown(found.schema.empty_table(), caller, question)
+            batches = (
+                batch
+                for part in found
+                for batch in self._shown(pa.Table.from_batches([part]), caller, question)
+                .cast(empty.schema)
+                .to_batches()
+            )
+            return pa.RecordBatchReader.from_batches(empty.schema, batches)
+
+        # One thread from the first batch to the last, as DuckDB's answer belongs to it.
+        loop, parts = asyncio.get_running_loop(), asyncio.Queue[bytes | Exception | None](2)
+        gone = threading.Event()
+
+        def put(part: bytes | Exception | None) -> None:
+            sent = asyncio.run_coroutine_threadsafe(parts.put(part), loop)
+            while not gone.is_set():
+                with suppress(TimeoutError):
+                    return sent.result(0.5)
+            sent.cancel()
+
+        def read() -> None:
+            try:
+                with self.served.reading(snapshot, bounded, bound, STREAM_S) as found:
+                    for part in formats.parts(shown(found), kind):
+                        put(part)
+                        if gone.is_set():
+                            return
+                put(None)
+            except Exception as error:
+                put(error)
+
+        running = asyncio.ensure_future(self.thread(read))
+        try:
+            while (part := await parts.get()) is not None:
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+        finally:
+            gone.set()
+            running.cancel()
+
+    async def query(self, caller: Caller, table: Readable, sql: str, bound: list[Any]) -> tuple[pa.Table, Snapshot]:
+        """The answer of a route's own SELECT over ``rows``; only for columns with nothing personal in them."""
+        snapshot = await self.snapshot(table, caller)
+        return await self.thread(lambda: self.served.select(snapshot, sql, bound, self._within_s)), snapshot
+
+    async def thread(self, call: Callable[[], Result]) -> Result:
+        """Run something that blocks."""
+        return await anyio.to_thread.run_sync(call, limiter=self._threads, abandon_on_cancel=True)
+
+    # --- what is personal --------------------------------------------------------------------------------------------
+
+    def _recorded(self, caller: Caller, question: Ask, rows: int | None) -> None:
+        table = question.table
+        seen = tuple(sorted((table.personal & set(question.select)) - table.hidden(caller)))
+        if seen and rows != 0:
+            self.record(caller, table.name, seen, rows, question.digest())
+
+    def about(self, caller: Caller, user: str) -> None:
+        """Let a caller at one user's data; a user's token only at its own.
+
+        Raises:
+            Problem: 404, so that nobody learns which users there are.
+        """
+        if caller.user_id is not None and caller.user_id != user:
+            raise Problem(404, "no-such-user", "There is no such user for this token.")
+
+
+async def _chained(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for part in rest:
+            yield part
+    finally:
+        await rest.aclose()
+
+
+def _etag(caller: Caller, question: Ask, snapshot: Snapshot, kind: str) -> str:
+    """Names an answer: the version, the question, the format, and who may see it."""
+    words = repr(
+        (
+            question.digest(), question.limit, question.after, kind,
+            caller.subject, caller.user_id, sorted(caller.scopes),
+        )
+    )  # fmt: skip
+    short = hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+    return f'"{snapshot.name}.{snapshot.version}.{short}"'
+
+
+def _matches(known: str, etag: str) -> bool:
+    """``If-None-Match`` (RFC 9110, 13.1.2), compared weakly."""
+    return known.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in known.split(","))
+
+
+def now() -> datetime:
+    """The time, UTC."""
+    return datetime.now(UTC)
