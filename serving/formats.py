@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
+import re
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
@@ -23,31 +25,30 @@ _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS | o
 
 
 def wanted(accept: str | None) -> str:
-    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, JSON where it likes several alike.
+    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, the first of :data:`FORMATS` where it likes some alike.
 
     Raises:
         Problem: 406 where it takes none.
     """
-    best, liked = "", 0.0
+    ranges: dict[str, float] = {}
     for part in (accept or "*/*").split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
-        for offered in FORMATS:
-            taken = kind in (offered, "*/*", f"{offered.partition('/')[0]}/*")
-            if taken and (
-                weight > liked or (weight == liked and best and FORMATS.index(offered) < FORMATS.index(best))
-            ):
-                best, liked = offered, weight
-    if not best:
+        weights = [word.partition("=")[2].strip() for word in parameters if word.partition("=")[0].strip() == "q"]
+        ranges[kind] = _weight(weights[0]) if weights else 1.0
+
+    def liked(kind: str) -> float:
+        """By the most specific range that it is in."""
+        within = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((ranges[one] for one in within if one in ranges), 0.0)
+
+    best = max(FORMATS, key=liked)
+    if liked(best) <= 0:
         raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(FORMATS)}.")
     return best
+
+
+def _weight(text: str) -> float:
+    return float(text) if re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", text) else 0.0
 
 
 def dumps(value: Any) -> bytes:
@@ -78,7 +79,7 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
         writer = csv.writer(out)
         writer.writerow(rows.schema.names)
         for batch in rows:
-            writer.writerows([_cell(value) for value in row.values()] for row in objects(batch))
+            writer.writerows(zip(*(_cells(column) for column in batch.columns), strict=True))
             yield out.getvalue().encode()
             out.seek(0)
             out.truncate()
@@ -95,11 +96,18 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
         yield sink.getvalue()
 
 
+def _cells(column: pa.Array) -> list[Any]:
+    """A column's values as cells: as in JSON, null as nothing, lists and objects as JSON."""
+    kind = column.type
+    values = column.to_pylist(maps_as_pydicts="lossy")
+    if pa.types.is_string(kind) or pa.types.is_integer(kind):
+        return values  # type: ignore[no-any-return]
+    if pa.types.is_floating(kind):
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+    return [None if value is None else _cell(value) for value in values]
+
+
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
     written = dumps(value).decode()
     return written[1:-1] if isinstance(value, datetime | date | bytes) else written
 
