@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
@@ -105,10 +105,6 @@ class Ask:
                 text += f" offset {self.skip:d}"
         return text, bound
 
-    def place(self, row: dict[str, Any]) -> tuple[Any, ...]:
-        """What stands in the order's columns of a row."""
-        return tuple(row[column] for column, _ in self.order)
-
 
 def ask(
     table: Readable,
@@ -168,6 +164,11 @@ def ask(
         wanted = [(table.time, True)]
     key = [(VEIL * (column in hidden) + column, False) for column in table.table.key if column not in dict(wanted)]
     return Ask(table, columns, (*where, *conditions), (*wanted, *key), limit, None, version)
+
+
+def following(question: Ask, row: dict[str, Any]) -> Ask:
+    """The same question for the rows after this one."""
+    return replace(question, after=tuple(row[column] for column, _ in question.order))
 
 
 def _columns(parameter: str, text: str, table: Readable) -> tuple[str, ...]:

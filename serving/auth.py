@@ -90,7 +90,7 @@ def _local(path: Path) -> Keys:
     return Keys(found)
 
 
-def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta) -> str:
+def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta, user_id: str | None = None) -> str:
     """A token for a subject, valid from now for ``ttl``.
 
     Raises:
@@ -107,6 +107,7 @@ def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta) -> str:
         "iat": now,
         "exp": now + ttl,
         "scope": " ".join(scopes),  # RFC 8693, 4.2
+        **({} if user_id is None else {"user_id": user_id}),
     }
     return jwt.encode(claims, secret, ALGORITHM, headers={"kid": kid})
 
@@ -133,7 +134,7 @@ def verify(keys: Keys, token: str) -> Caller:
         )
     except jwt.PyJWTError as error:
         raise _unauthorised(f"The token is not valid: {error}.", 'error="invalid_token"') from None
-    return Caller(claims["sub"], frozenset(str(claims["scope"]).split()))
+    return Caller(claims["sub"], frozenset(str(claims["scope"]).split()), claims.get("user_id"))
 
 
 def _unauthorised(detail: str, *parameters: str) -> Problem:

@@ -226,7 +226,8 @@ class Served:
         found.set_running_or_notify_cancel()  # whoever does not wait any longer cancels nothing for the others
         known.looking, known.looked = found, time.monotonic()
         handle, known.handle = known.handle, None
-        threading.Thread(target=self._attempt, args=(name, known, handle, found), name=f"opens {name}", daemon=True).start()
+        given = (name, known, handle, found)
+        threading.Thread(target=self._attempt, args=given, name=f"opens {name}", daemon=True).start()
         return found
 
     def _attempt(self, name: str, known: _Followed, handle: DeltaTable | None, found: Future[Snapshot]) -> None:
@@ -356,7 +357,8 @@ class Served:
         """What a failed query means to who asked; Arrow's readers turn DuckDB's errors into their own."""
         text = str(error)
         if late is not None:
-            return Problem(504, "query-timeout", f"The query took more than {late:g} s: ask for less, such as a shorter time.")
+            detail = f"The query took more than {late:g} s: ask for less, such as a shorter time."
+            return Problem(504, "query-timeout", detail)
         if isinstance(error, duckdb.OutOfMemoryException | MemoryError) or "Out of Memory" in text:
             return Problem(503, "too-much", "The query needs too much memory: ask for less, or for fewer columns.")
         _log.warning("%s at version %d cannot be read: %s", snapshot.name, snapshot.version, _line(error))
@@ -387,7 +389,8 @@ def _read(handle: DeltaTable, schema: pa.Schema, sizes: dict[str, int], parts: P
     missing = [path for path in sizes if path not in held]
     if missing:
         if handle.protocol().min_reader_version == 1 and not handle.metadata().partition_columns:
-            storage = fs.PyFileSystem(DeltaStorageHandler(handle.table_uri, None, {unquote(p): sizes[p] for p in missing}))
+            known = {unquote(path): sizes[path] for path in missing}
+            storage = fs.PyFileSystem(DeltaStorageHandler(handle.table_uri, None, known))
             fragments = [_PARQUET.make_fragment(unquote(path), filesystem=storage) for path in missing]
         else:  # files that mean what the log says of them
             by_path = {unquote(fragment.path): fragment for fragment in pruned_dataset(handle).get_fragments()}
