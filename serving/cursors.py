@@ -43,7 +43,8 @@ class Cursors:
         try:
             sealed = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
             # Base64 passes over what is none of it, and over the last bits: every cursor is written in one way alone.
-            if len(cursor) > LONGEST or base64.urlsafe_b64encode(base64.urlsafe_b64decode(sealed)) != sealed:
+            again = base64.urlsafe_b64encode(base64.urlsafe_b64decode(sealed))
+            if len(cursor) > LONGEST or "=" in cursor or again != sealed:
                 raise ValueError
             said, who, version, values = orjson.loads(self._fernet.decrypt(sealed, int(LASTS.total_seconds())))
         except (InvalidToken, ValueError):

@@ -120,15 +120,9 @@ class Served:
         self._guard = threading.Lock()
         self._leaving = threading.Event()
         # One for all queries, so that its bounds of memory and processors are those of all of them.
-        self._duckdb = duckdb.connect(
-            config={
-                "threads": 2,
-                "memory_limit": QUERY_MEMORY,
-                "temp_directory": "",  # nothing of anybody's is left on a disk
-                "enable_external_access": "false",
-                "python_enable_replacements": "false",
-            }
-        )
+        # No files: nothing of anybody's is left on a disk, and nothing but what is registered can be read.
+        self._duckdb = duckdb.connect(config={"threads": 2, "memory_limit": QUERY_MEMORY, "temp_directory": ""})
+        self._duckdb.execute("set enable_external_access = false; set python_enable_replacements = false")
         self._follower = threading.Thread(target=self._follow, name="versions", daemon=True)
         self._follower.start()
 
