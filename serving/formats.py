@@ -57,7 +57,10 @@ def dumps(value: Any) -> bytes:
 
 
 def objects(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as objects; maps are objects, too."""
+    """Rows as objects; maps are objects, too; times are UTC."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type) and field.type.tz not in (None, "UTC"):
+            rows = rows.set_column(place, field.name, _utc(rows.column(place)))
     found: list[dict[str, Any]] = rows.to_pylist(maps_as_pydicts="lossy")
     return found
 
@@ -96,10 +99,16 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
         yield sink.getvalue()
 
 
+def _utc(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The same times, told in UTC."""
+    kind = column.type
+    return column.cast(pa.timestamp(kind.unit, "UTC")) if pa.types.is_timestamp(kind) and kind.tz else column
+
+
 def _cells(column: pa.Array) -> list[Any]:
     """A column's values as cells: as in JSON, null as nothing, lists and objects as JSON."""
     kind = column.type
-    values = column.to_pylist(maps_as_pydicts="lossy")
+    values = _utc(column).to_pylist(maps_as_pydicts="lossy")
     if pa.types.is_string(kind) or pa.types.is_integer(kind):
         return values  # type: ignore[no-any-return]
     if pa.types.is_floating(kind):

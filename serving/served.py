@@ -60,6 +60,8 @@ QUERY_MEMORY = "1GB"
 _PARQUET = dataset.ParquetFileFormat(
     default_fragment_scan_options=dataset.ParquetFragmentScanOptions(pre_buffer=True),
 )
+_FAULTS = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.PermissionException)
+"""What no state of the lake makes, only a statement of ours that is wrong."""
 _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -341,6 +343,8 @@ class Served:
             connection.execute("set TimeZone = 'UTC'")  # every cursor has its own
             connection.register("rows", snapshot.relation)
             yield connection.sql(sql, params=bound).to_arrow_reader(10_000)
+        except _FAULTS:
+            raise
         except (duckdb.Error, OSError, pa.ArrowException, MemoryError) as error:
             raise self._failure(snapshot, error, within_s if late.is_set() else None) from None
         finally:
