@@ -8,12 +8,12 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving.problems import Problem
 
@@ -21,6 +21,8 @@ JSON, NDJSON, CSV, ARROW = (
     "application/json", "application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream",
 )  # fmt: skip
 FORMATS = (JSON, NDJSON, CSV, ARROW)
+_LINE = orjson.OPT_APPEND_NEWLINE
+_UTC = pa.timestamp("us", "UTC")
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -57,10 +59,7 @@ def dumps(value: Any) -> bytes:
 
 
 def objects(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as objects; maps are objects, too; times are UTC."""
-    for place, field in enumerate(rows.schema):
-        if pa.types.is_timestamp(field.type) and field.type.tz not in (None, "UTC"):
-            rows = rows.set_column(place, field.name, _utc(rows.column(place)))
+    """Rows as objects; maps are objects, too."""
     found: list[dict[str, Any]] = rows.to_pylist(maps_as_pydicts="lossy")
     return found
 
@@ -68,7 +67,7 @@ def objects(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
 def page(rows: pa.Table, kind: str, next_cursor: str | None, version: int | None) -> bytes:
     """One page of rows, whole. Only JSON has room for the cursor, which the ``Link`` header has, too."""
     if kind == JSON:
-        return dumps({"data": objects(rows), "next": next_cursor, "version": version})
+        return dumps({"data": objects(_worded(rows)), "next": next_cursor, "version": version})
     return b"".join(parts(rows.to_reader(), kind))
 
 
@@ -76,13 +75,13 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
     """Rows of any number, batch by batch; ``kind`` is not JSON."""
     if kind == NDJSON:
         for batch in rows:
-            yield b"".join(dumps(row) + b"\n" for row in objects(batch))
+            yield b"".join([orjson.dumps(row, _other, _OPTIONS | _LINE) for row in objects(_worded(batch))])
     elif kind == CSV:
         out = io.StringIO(newline="")
         writer = csv.writer(out)
         writer.writerow(rows.schema.names)
         for batch in rows:
-            writer.writerows(zip(*(_cells(column) for column in batch.columns), strict=True))
+            writer.writerows(zip(*(_cells(column) for column in _worded(batch).columns), strict=True))
             yield out.getvalue().encode()
             out.seek(0)
             out.truncate()
@@ -99,16 +98,21 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
         yield sink.getvalue()
 
 
-def _utc(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The same times, told in UTC."""
-    kind = column.type
-    return column.cast(pa.timestamp(kind.unit, "UTC")) if pa.types.is_timestamp(kind) and kind.tz else column
+def _worded(rows: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+    """Rows whose times and dates are words, which is ten times faster than by way of Python's."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type):
+            words = pc.utf8_replace_slice(rows.column(place).cast(_UTC).cast(pa.string()), 10, 11, "T")
+            rows = rows.set_column(place, field.name, pc.replace_substring_regex(words, r"\.000000Z$", "Z"))
+        elif pa.types.is_date(field.type):
+            rows = rows.set_column(place, field.name, rows.column(place).cast(pa.string()))
+    return rows
 
 
 def _cells(column: pa.Array) -> list[Any]:
     """A column's values as cells: as in JSON, null as nothing, lists and objects as JSON."""
     kind = column.type
-    values = _utc(column).to_pylist(maps_as_pydicts="lossy")
+    values = column.to_pylist(maps_as_pydicts="lossy")
     if pa.types.is_string(kind) or pa.types.is_integer(kind):
         return values  # type: ignore[no-any-return]
     if pa.types.is_floating(kind):
@@ -118,7 +122,7 @@ def _cells(column: pa.Array) -> list[Any]:
 
 def _cell(value: Any) -> str:
     written = dumps(value).decode()
-    return written[1:-1] if isinstance(value, datetime | date | bytes) else written
+    return written[1:-1] if isinstance(value, bytes) else written
 
 
 def _other(value: Any) -> Any:

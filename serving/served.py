@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +42,8 @@ FOLLOWED_S = 120.0
 """For how long a table is followed after it was asked for."""
 AWAY_AFTER_S = 8.0
 """Without an answer of the lake for so long nothing is served of it."""
+LEAVES_S = 2.0
+"""For how long what is being opened is waited for in the end: a process that ends amid it may crash."""
 OPENS_S = 5.0
 """For how long somebody waits for a table to be opened."""
 GIVEN_UP_S = 10.0
@@ -129,8 +131,12 @@ class Served:
         self._follower.start()
 
     def close(self) -> None:
-        """End the follower; what is being read is left to itself."""
+        """End the follower; what is being opened is waited for, for a short while."""
         self._leaving.set()
+        self._follower.join(1.0)
+        with self._guard:
+            asking = [known.looking for known in self._tables.values() if known.looking] + [*self._opening.values()]
+        wait(asking, LEAVES_S)
 
     # --- versions --------------------------------------------------------------------------------------------------
 
