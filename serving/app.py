@@ -16,6 +16,7 @@ from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, events, problems
+from serving.cache import Store
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.reads import Reads
@@ -40,6 +41,7 @@ def create_app(
     keys: auth.Keys | None = None,
     record: Recorder | None = None,
     reads: Reads | None = None,
+    kept: Store | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -51,22 +53,22 @@ def create_app(
     contract = contracts()["user-events"]
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
-    kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
+    given = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
     reads = reads or Reads(settings)
-    service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None))
+    service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None), kept)
     state = Status(service, settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         yield
         sending.close()
-        await kept.close()
+        await given.close()
         await state.close()
         await service.close()
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
     problems.install(app)
-    app.include_router(events.router(contract, sending, kept, keys))
+    app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),

@@ -135,8 +135,9 @@ def ask(
         version: of the table.
 
     Raises:
-        Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden.
+        Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden or closed.
     """
+    table.admit(caller)
     names = table.table.schema.names
     hidden = table.hidden(caller)
     columns = _columns("select", select, table) if select else tuple(names)
