@@ -920,12 +920,12 @@ def demo(
     """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
     from lakehouse.demo import SIZES, demo
 
-    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoModels()):
+    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoOthers()):
         raise typer.Exit(PROBLEMS_FOUND)
 
 
-class _DemoModels:
-    """The models' part of the demo, for which it has a Spark session of its own."""
+class _DemoOthers:
+    """The demo's models, for which it has a Spark session of its own, and the API."""
 
     def train(self, settings: Settings) -> str:
         """Train, judge, promote and ask all of them; the report."""
@@ -939,6 +939,12 @@ class _DemoModels:
         from models.demo import findings
 
         return findings(settings)
+
+    def asked(self, settings: Settings) -> str:
+        """What the API answers."""
+        from serving.demo import asked
+
+        return asked(settings)
 
 
 @app.command()
