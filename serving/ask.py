@@ -187,7 +187,8 @@ def _condition(text: str, table: Readable) -> Condition:
     operator, colon, value = rest.partition(":")
     if not colon or operator not in OPERATORS:
         raise _wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
-    _columns("filter", column, table)
+    if (column,) != _columns("filter", column, table):
+        raise _wrong("filter", f"{column[:100]!r} is not a column's name")
     if operator == "null":
         if value not in ("true", "false"):
             raise _wrong("filter", f"{column}:null: is followed by true or false")

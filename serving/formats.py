@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -26,8 +26,8 @@ _UTC = pa.timestamp("us", "UTC")
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-def wanted(accept: str | None) -> str:
-    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, the first of :data:`FORMATS` where it likes some alike.
+def wanted(accept: str | None, offers: Sequence[str] = FORMATS) -> str:
+    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, the first offered where it likes several alike.
 
     Raises:
         Problem: 406 where it takes none.
@@ -43,9 +43,9 @@ def wanted(accept: str | None) -> str:
         within = (kind, f"{kind.partition('/')[0]}/*", "*/*")
         return next((ranges[one] for one in within if one in ranges), 0.0)
 
-    best = max(FORMATS, key=liked)
+    best = max(offers, key=liked)
     if liked(best) <= 0:
-        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(FORMATS)}.")
+        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(offers)}.")
     return best
 
 

@@ -178,6 +178,8 @@ def test_texts_are_found_as_they_are_written() -> None:
         ({"filters": ["at:gt:2026-01-01T24:00:00Z"]}, "filter"),
         ({"filters": ["at:gt:9999-12-31T23:00:00-05:00"]}, "filter"),
         ({"filters": [":eq:1"]}, "filter"),
+        ({"filters": [" number:eq:1"]}, "filter"),
+        ({"filters": ["number,share:eq:1"]}, "filter"),
         ({"filters": [""]}, "filter"),
         ({"filters": ["\x00"]}, "filter"),
         ({"filters": ["x" * 100_000]}, "filter"),
