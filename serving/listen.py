@@ -16,6 +16,7 @@ from lakehouse.settings import Settings
 from serving.headers import LOOPBACK
 from serving.keys import weakness
 from serving.problems import REQUEST_ID, Problem
+from serving.server import Droppable
 
 LONGEST_URL = 8 * 1024
 """Bytes of a request's target; RFC 9112 asks for 8,000 at least."""
@@ -164,7 +165,7 @@ def _head_too_large() -> Problem:
 def options(settings: Settings) -> dict[str, Any]:
     """The options of :class:`uvicorn.Config`."""
     api = settings.api
-    bounded = type("Bounded", (BoundedHttp,), {"most_connections": api.max_connections})
+    bounded = type("Bounded", (Droppable, BoundedHttp), {"most_connections": api.max_connections})
     return {
         "http": bounded,
         "log_config": None,  # ours: one line a request, with its id

@@ -615,7 +615,7 @@ def _watch_alerts() -> None:
 
     from lakehouse.alerting import run
 
-    _log_to_stderr()
+    _log_to_stderr(_settings())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
