@@ -212,7 +212,9 @@ class Telling:
         self._producer = self._producer or producer(self._settings, **{"message.timeout.ms": 30_000})
         outbox = Outbox(self._producer)
         for document in documents:
-            outbox.send(NOTIFICATIONS, document["user_id"].encode(), orjson.dumps(document))
+            outbox.send(
+                self._settings.realtime.prefix + NOTIFICATIONS, document["user_id"].encode(), orjson.dumps(document)
+            )
         outbox.finish()
 
 
