@@ -40,8 +40,19 @@ class Verbs(TyperGroup):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {one_line(error)}", err=True)
+            _tell(error)
             raise typer.Exit(1) from None
+
+
+def _tell(error: Exception) -> None:
+    from lakehouse import logs
+
+    if logs.in_json():
+        import logging
+
+        logging.getLogger("lakehouse").critical("%s", one_line(error), extra=logs.of(error))
+    else:
+        typer.echo(f"error: {one_line(error)}", err=True)
 
 
 def one_line(error: Exception) -> str:
@@ -205,7 +216,7 @@ def stream(
 ) -> None:
     """Run the stream here until stopped: Kafka to tables and stores (`up` runs it in the background)."""
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _java_home(settings)
     from lakehouse.runtime.supervise import run
 
@@ -232,7 +243,7 @@ def realtime(
     from lakehouse.realtime.processor import Processor
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -244,8 +255,9 @@ def schedule() -> None:
     """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
     from lakehouse.schedule import run
 
-    _log_to_stderr()
-    run(_settings())
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings)
 
 
 @app.command()
@@ -284,7 +296,7 @@ def collect(
         collector.check(settings, path)
         typer.echo(f"{path}: in order")
         return
-    _log_to_stderr()
+    _log_to_stderr(settings)
     logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # the pipeline tells of an outage once
     asyncio.run(collector.collector(settings, path).run())
 
@@ -306,7 +318,7 @@ def ship_logs(
     from lakehouse.ship.logs import shipper
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     asyncio.run(shipper(settings, paths or (), begins, name).run())
 
 
@@ -320,9 +332,10 @@ def ship_metrics(
     from lakehouse.ship.metrics import run
 
     every = _duration("--period", period)
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     logging.getLogger("lakehouse.kafka").setLevel(logging.CRITICAL)  # the shipper tells of an outage once
-    run(_settings(), every)
+    run(settings, every)
 
 
 @app.command()
@@ -333,7 +346,7 @@ def serve(
     """Serve the HTTP API here until stopped."""
     settings = _settings()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _from_checkout()
     from serving.app import serve
 
@@ -342,18 +355,56 @@ def serve(
 
 @app.command()
 def token(
-    scope: Annotated[list[str], typer.Option(help="What it allows, such as write:events; may be given again.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it allows, such as write:events; may be given again.")
+    ] = None,
     subject: Annotated[str, typer.Option(help="Whom it names.")] = "operator",
     ttl: Annotated[str, typer.Option(help="For how long it is valid, such as 30m, 12h or 90d.")] = "12h",
+    user: Annotated[str | None, typer.Option(help="Makes it this user's: it sees their rows alone.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new local key, which signs from now on.")] = False,
+    retire: Annotated[
+        str | None, typer.Option(help="Take a local key away: what it signed is no longer valid.")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys, the one that signs first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")] = False,
 ) -> None:
-    """Print a bearer token for the HTTP API."""
+    """Print a bearer token for the HTTP API, or look after the keys that tokens are signed with."""
     valid_for = _duration("--ttl", ttl)
+    if (bool(scope), rotate, retire is not None, keys).count(True) != 1:
+        raise typer.BadParameter("give one of --scope, --rotate, --retire and --keys")
     _from_checkout()
-    from serving.auth import SCOPES, issue, keys
+    from serving import auth
+    from serving import keys as signing
 
-    if unknown := sorted({*scope} - {*SCOPES}):
-        raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
-    typer.echo(issue(keys(_settings()), subject, scope, valid_for))
+    settings, now = _settings(), datetime.now(UTC)
+    if rotate:
+        typer.echo(signing.rotate(settings, now))
+    elif retire is not None:
+        signing.retire(settings, retire)
+    elif keys:
+        _print_keys(signing.keys(settings), now, as_json)
+    else:
+        if unknown := sorted({*(scope or ())} - {*auth.SCOPES}):
+            raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(auth.SCOPES)}")
+        typer.echo(auth.issue(signing.keys(settings), subject, scope or [], valid_for, user))
+
+
+def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
+    found = [
+        {
+            "kid": kid,
+            "signs": place == 0,
+            "made_at": made.isoformat().replace("+00:00", "Z") if (made := keys.made.get(kid)) else None,
+            "age_s": round((now - made).total_seconds()) if made else None,
+        }
+        for place, kid in enumerate(keys.secrets)
+    ]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for key in found:
+        age = "age unknown" if key["age_s"] is None else f"{key['age_s'] // 86400} days old"
+        typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
 @app.command()
@@ -383,18 +434,10 @@ def _from_checkout() -> None:
     sys.path.insert(0, str(PROJECT))
 
 
-def _log_to_stderr() -> None:
-    import logging
-    import time
+def _log_to_stderr(settings: Settings) -> None:
+    from lakehouse import logs
 
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    for noisy in ("py4j", "elastic_transport", "pymongo", "apscheduler"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
 
 
 def _java_home(settings: Settings) -> None:

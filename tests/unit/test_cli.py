@@ -83,6 +83,8 @@ def test_sql_prints_json_and_csv(env: dict[str, str]) -> None:
         ("token",),
         ("token", "--scope", "write:all"),
         ("token", "--scope", "admin", "--ttl", "soon"),
+        ("token", "--scope", "admin", "--rotate"),
+        ("token", "--keys", "--retire", "k"),
         ("serve", "--port", "x"),
     ],
 )
@@ -140,6 +142,28 @@ def test_a_token_is_printed_alone_and_names_subject_and_scopes(env: dict[str, st
     claims = jwt.decode(result.stdout.strip(), options={"verify_signature": False})
     assert (claims["sub"], claims["scope"]) == ("me", "write:events admin")
     assert claims["exp"] - claims["iat"] == 3600
+
+
+def test_a_users_token_names_the_user(env: dict[str, str]) -> None:
+    result = lakehouse("token", "--scope", "read:users", "--user", "u7", env=env)
+    assert jwt.decode(result.stdout.strip(), options={"verify_signature": False})["user_id"] == "u7"
+    assert "a user has 1 to 300 characters" in lakehouse("token", "--scope", "admin", "--user", "", env=env).stderr
+
+
+def test_keys_are_rotated_listed_and_retired_and_never_printed(env: dict[str, str]) -> None:
+    def listed() -> list[tuple[str, bool]]:
+        return [(k["kid"], k["signs"]) for k in json.loads(lakehouse("token", "--keys", "--json", env=env).stdout)]
+
+    ((first, _),) = listed()
+    second = lakehouse("token", "--rotate", env=env).stdout.strip()
+    assert listed() == [(second, True), (first, False)]
+    said = lakehouse("token", "--keys", env=env).stdout
+    assert said.splitlines() == [f"{second}  0 days old  signs", f"{first}  0 days old"]
+    printed = lakehouse("token", "--scope", "admin", env=env).stdout.strip()
+    assert jwt.get_unverified_header(printed)["kid"] == second
+    refused = lakehouse("token", "--retire", second, env=env)
+    assert refused.exit_code == 1 and "--rotate` first" in refused.stderr
+    assert lakehouse("token", "--retire", first, env=env).exit_code == 0 and listed() == [(second, True)]
 
 
 @pytest.mark.parametrize("verb", [("token", "--scope", "admin"), ("serve", "--port", "0")])
