@@ -615,12 +615,13 @@ def _watch_alerts() -> None:
 
     from lakehouse.alerting import run
 
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        run.watch(_settings(), stop)
+        run.watch(settings, stop)
     except run.Stuck as error:
         typer.echo(f"error: {error}", err=True)
         sys.stderr.flush()
