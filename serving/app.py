@@ -23,7 +23,7 @@ from serving.problems import Problem, documented
 from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
-from serving.rest import logs, metrics, models, status, tables, users
+from serving.rest import alerts, logs, metrics, models, status, tables, users
 from serving.served import Served
 from serving.service import Recorder, Service
 from serving.status import Status
@@ -78,6 +78,7 @@ def create_app(
         logs.router(service, keys),
         models.router(service, Predictions(settings), keys),
         status.router(state, keys),
+        alerts.router(alerts.Standing(service, settings), keys),
     ):
         app.include_router(made)
 

@@ -80,7 +80,7 @@ async def api(anyio_backend: str, lake: Settings) -> AsyncIterator[httpx2.AsyncC
 
 
 def token(*scopes: str, user: str | None = None, subject: str = "somebody") -> dict[str, str]:
-    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(minutes=5), user_id=user)}"}
+    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(hours=1), user_id=user)}"}
 
 
 EVERY = ("read:tables", "read:metrics", "read:users", "read:logs", "predict", "admin", "write:events")
