@@ -17,6 +17,7 @@ from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, edge, events, listen, redact
 from serving.access import AccessLog
+from serving.cache import Store
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.rates import Turns
@@ -38,6 +39,7 @@ def create_app(
     keys: auth.Keys | None = None,
     record: Recorder | None = None,
     reads: Reads | None = None,
+    kept: Store | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -49,10 +51,10 @@ def create_app(
     contract = contracts()["user-events"]
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
-    kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
+    given = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
     reads = reads or Reads(settings)
     log, turns = AccessLog.of(settings), Turns(settings)
-    service = Service(settings, keys, Served(settings), reads, record or log)
+    service = Service(settings, keys, Served(settings), reads, record or log, kept)
     state = Status(service, settings)
 
     @asynccontextmanager
@@ -60,7 +62,7 @@ def create_app(
         log.start()
         yield
         sending.close()
-        await kept.close()
+        await given.close()
         await state.close()
         await service.close()
         await turns.close()
@@ -68,7 +70,7 @@ def create_app(
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
     edge.install(app, settings, auth.Tokens(keys, settings.api), turns)
-    app.include_router(events.router(contract, sending, kept, keys))
+    app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),

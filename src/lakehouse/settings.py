@@ -146,6 +146,8 @@ class Api(_Part):
     """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
     delivery_timeout: timedelta = timedelta(seconds=10)
     """How long a request waits for the broker's acknowledgement before it is answered with 503."""
+    metrics_token: SecretStr | None = Field(default=None, min_length=16)
+    """A bearer token for ``/metrics``, for a Prometheus on another machine. Environment only."""
     queries: int = 4
     """Queries of the lake that run at the same time; others wait."""
     query_timeout: timedelta = timedelta(seconds=10)
@@ -288,6 +290,8 @@ class Settings(BaseSettings):
     profile: str = "local"
     home: Path = PROJECT / ".lakehouse"
     jars: Path | None = None  # shares the jars of another home
+    log_format: Literal["text", "json"] = "text"
+    """What programs log to stderr: lines for people, or a JSON object a line."""
     servers: Literal["local", "existing"] = "local"
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
@@ -390,6 +394,8 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     values["profile"] = profile
     if "secrets" in (values.get("api") or {}):
         raise SettingsError(f"{conf}: api.secrets does not belong into a file: set LAKEHOUSE_API__SECRETS")
+    if "metrics_token" in (values.get("api") or {}):
+        raise SettingsError(f"{conf}: api.metrics_token does not belong into a file: set LAKEHOUSE_API__METRICS_TOKEN")
     if "routes" in (values.get("realtime") or {}):
         raise SettingsError(f"{conf}: realtime.routes does not belong into a file: set LAKEHOUSE_REALTIME__ROUTES")
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))

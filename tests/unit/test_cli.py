@@ -208,3 +208,18 @@ def test_a_shipper_says_what_is_wrong_with_how_it_was_called(env: dict[str, str]
 def test_what_is_told_of_models_needs_their_registry(env: dict[str, str], verb: str) -> None:
     said = lakehouse(verb, "recommender", env={**env, "LAKEHOUSE_MLFLOW__URI": "http://127.0.0.1:1"})
     assert said.exit_code == 1 and "MLflow does not answer at http://127.0.0.1:1" in said.stderr
+
+
+def test_alerts_need_mongodb_and_say_so(env: dict[str, str]) -> None:
+    for arguments in (("alerts",), ("alerts", "silences"), ("alerts", "unsilence", "x")):
+        result = lakehouse(*arguments, env=env)
+        assert result.exit_code == 1 and "MongoDB does not answer" in result.stderr, arguments
+        assert "lakehouse up" in result.stderr and "Traceback" not in result.output
+
+
+def test_what_is_silenced_is_a_rule_of_the_file_for_a_reason(env: dict[str, str]) -> None:
+    wrong = lakehouse("alerts", "silence", "pipeline lag", "--why", "moving", env=env)
+    assert wrong.exit_code == 1 and "did you mean 'pipeline lags'?" in wrong.stderr
+    assert lakehouse("alerts", "silence", "pipeline lags", env=env).exit_code == 2
+    odd = lakehouse("alerts", "silence", "pipeline lags", "--why", "moving", "--for", "soon", env=env)
+    assert odd.exit_code == 2
