@@ -105,8 +105,9 @@ def serve(settings: Settings) -> None:
         AuthError, ContractError: see :func:`create_app`.
     """
     with listen.listen(settings) as listening:
+        keys = auth.keys(settings)
         redact.install(settings)
-        app = create_app(settings)
+        app = create_app(settings, keys=keys)
         scheme = "https" if settings.api.tls_certificate else "http"
         _log.info("serving on %s://%s:%s", scheme, settings.api.host, listening.getsockname()[1])
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure
