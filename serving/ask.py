@@ -56,10 +56,10 @@ class Ask:
         words = [self.table.name, self.select, [(c.column, c.operator, c.value) for c in self.where], self.order]
         return hashlib.blake2b(orjson.dumps(words, default=str), digest_size=12).hexdigest()
 
-    def sql(self, relation: str, caller: Caller, count: bool = False) -> tuple[str, list[Any]]:
+    def sql(self, relation: str, caller: Caller, count: bool = False, per: str | None = None) -> tuple[str, list[Any]]:
         """SELECT with parameters over a relation, of the caller's rows alone; one row more than the limit is asked for.
 
-        Only names of the table's columns become text.
+        With ``per``, a column, so many rows of each of its values. Only names of the table's columns become text.
         """
         clauses, bound = [], []
         for condition in self.where:
@@ -73,15 +73,18 @@ class Ask:
             clause, values = _beyond(self.order, self.after)
             clauses.append(clause)
             bound += values
-        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order)))
+        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order), *([per] if per else [])))
         names = "count(*)" if count else ", ".join(f'"{name}"' for name in wanted)
         text = f"select {names} from {relation}"
         if clauses:
             text += " where " + " and ".join(clauses)
-        if not count:
-            ordered = (f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
-            text += f" order by {', '.join(ordered)} limit {self.limit + 1:d}"
-        return text, bound
+        if count:
+            return text, bound
+        ordered = ", ".join(f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
+        if per:
+            numbered = f'row_number() over (partition by "{per}" order by {ordered})'
+            return f"{text} qualify {numbered} <= {self.limit + 1:d} order by {ordered}", bound
+        return f"{text} order by {ordered} limit {self.limit + 1:d}", bound
 
 
 def ask(
@@ -89,6 +92,7 @@ def ask(
     caller: Caller,
     *,
     filters: Sequence[str] = (),
+    conditions: Sequence[tuple[str, str, str | Sequence[str]]] = (),
     where: Sequence[Condition] = (),
     select: str | None = None,
     order: str | None = None,
@@ -103,6 +107,7 @@ def ask(
         table: what is asked.
         caller: who asks; what is hidden from them cannot be asked by, as an order or a condition would tell it.
         filters: ``column:operator:value`` each.
+        conditions: the same in parts: column, operator and value in words; for ``in`` several of them.
         where: conditions that the route itself makes, which are not checked.
         select: columns, separated by commas; all by default.
         order: columns, ``-`` before one for descending; by default the newest first.
@@ -117,9 +122,9 @@ def ask(
     names = table.table.schema.names
     hidden = table.hidden(caller)
     columns = _columns("select", select, table) if select else tuple(names)
-    if len(filters) > MOST_CONDITIONS:
+    if len(filters) + len(conditions) > MOST_CONDITIONS:
         raise _wrong("filter", f"at most {MOST_CONDITIONS} conditions")
-    conditions = [_condition(text, table) for text in filters]
+    checked = [_condition(text, table) for text in filters] + [_checked(*words, table) for words in conditions]
     wanted: list[tuple[str, bool]] = []
     for word in (order or "").split(",") if order else ():
         (column,) = _columns("order", word.strip().removeprefix("-"), table)
@@ -128,7 +133,7 @@ def ask(
         wanted.append((column, word.strip().startswith("-")))
     if len(dict(wanted)) < len(wanted):
         raise _wrong("order", "a column is there twice")
-    for column in [*(c.column for c in conditions), *dict(wanted)]:
+    for column in [*(c.column for c in checked), *dict(wanted)]:
         if column in hidden:
             detail = f"{column} is personal: to filter or order by it needs the scope read:pii."
             raise Problem(403, "insufficient-scope", detail, scope="read:pii")
@@ -136,11 +141,16 @@ def ask(
         if text is not None:
             if table.time is None:
                 raise _wrong(name, f"{table.name} has no time")
-            conditions.append(Condition(table.time, operator, _value(text, table, table.time, name)))  # type: ignore[arg-type]
+            checked.append(Condition(table.time, operator, _value(text, table, table.time, name)))  # type: ignore[arg-type]
     if not wanted and table.time:
         wanted = [(table.time, True)]
     key = [(column, False) for column in table.table.key if column not in dict(wanted)]
-    return Ask(table, columns, (*where, *conditions), (*wanted, *key), limit, None, version)
+    return Ask(table, columns, (*where, *checked), (*wanted, *key), limit, None, version)
+
+
+def of_one(question: Ask, column: str, value: str) -> Ask:
+    """The same question for the rows of one value of a column."""
+    return replace(question, where=(Condition(column, "eq", value), *question.where))
 
 
 def following(question: Ask, row: dict[str, Any]) -> Ask:
@@ -163,21 +173,29 @@ def _condition(text: str, table: Readable) -> Condition:
     operator, colon, value = rest.partition(":")
     if not colon or operator not in OPERATORS:
         raise _wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
-    _columns("filter", column, table)
+    return _checked(column, operator, value.split(",") if operator == "in" else value, table)
+
+
+def _checked(column: str, operator: str, value: str | Sequence[str], table: Readable) -> Condition:
+    """A condition of words that the table understands."""
+    known = _columns("filter", column, table)
+    if len(known) > 1:
+        raise _wrong("filter", "a condition is of one column")
+    (name,) = known
     if operator == "null":
         if value not in ("true", "false"):
-            raise _wrong("filter", f"{column}:null: is followed by true or false")
-        return Condition(column, "null", value == "true")
-    if not table.comparable(column):
-        raise _wrong("filter", f"{column} can only be compared with null")
+            raise _wrong("filter", f"{name}:null: is followed by true or false")
+        return Condition(name, "null", value == "true")
+    if not table.comparable(name):
+        raise _wrong("filter", f"{name} can only be compared with null")
     if operator == "in":
-        values = value.split(",")
-        if len(values) > MOST_VALUES:
+        if len(value) > MOST_VALUES:
             raise _wrong("filter", f"at most {MOST_VALUES} values")
-        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in values))
-    if operator == "contains" and not isinstance(table.type_of(column), T.StringType):
-        raise _wrong("filter", f"{column} is no text")
-    return Condition(column, operator, _value(value, table, column, "filter"))  # type: ignore[arg-type]
+        return Condition(name, "in", tuple(_value(one, table, name, "filter") for one in value))
+    if operator == "contains" and not isinstance(table.type_of(name), T.StringType):
+        raise _wrong("filter", f"{name} is no text")
+    assert isinstance(value, str)
+    return Condition(name, operator, _value(value, table, name, "filter"))  # type: ignore[arg-type]
 
 
 def _value(text: str, table: Readable, column: str, parameter: str) -> Any:

@@ -1,6 +1,6 @@
 """``/v1/users/{id}``: a user's activity, recommendations and notifications. A user's token reaches its own alone."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
@@ -30,8 +30,8 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
         named = Caller(caller.subject, caller.scopes | {PII}, caller.user_id)
         question = ask(table, named, where=[Condition("user_id", "eq", user)], limit=days)
         page = await service.page(named, question)
-        live = await service.reads.live_user(user)
-        profile = await service.reads.profile(user)
+        live = (await service.reads.live_users([user])).get(user)
+        profile = (await service.reads.profiles([user])).get(user)
         if page.rows.num_rows == 0 and live is None and profile is None:
             raise Problem(404, "no-such-user", "There is no such user for this token.")
         service.record(caller, "user activity", ("user_id",), 1, None)
@@ -63,11 +63,6 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
             found = found[:limit]
             following = service.cursors.seal(caller, about, [found[-1]["at"], found[-1]["id"]], None)
         service.record(caller, "notifications", ("user_id", "text"), len(found), None)
-        return collection([_shown(row, caller) for row in found], following)
+        return collection([service.told(row, caller) for row in found], following)
 
     return made
-
-
-def _shown(row: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    mine = caller.user_id is not None or PII in caller.scopes
-    return row if mine else {**row, "text": None}
