@@ -16,6 +16,7 @@ from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, events, problems
+from serving.graphql import http as graphql
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.reads import Reads
@@ -23,6 +24,7 @@ from serving.recommend import Recommendations
 from serving.rest import logs, metrics, models, status, tables, users
 from serving.served import Served
 from serving.service import Recorder, Service
+from serving.status import Status
 from serving.stores import Answers, RedisAnswers
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def create_app(
     answers: Answers | None = None,
     keys: auth.Keys | None = None,
     record: Recorder | None = None,
+    reads: Reads | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -50,14 +53,17 @@ def create_app(
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
     kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
-    reads = Reads(settings)
+    reads = reads or Reads(settings)
     service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None))
+    state = Status(service, settings)
+    recommend, predictions = Recommendations(settings, reads), Predictions(settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         yield
         sending.close()
         await kept.close()
+        await state.close()
         await service.close()
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
@@ -66,10 +72,11 @@ def create_app(
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),
-        users.router(service, Recommendations(settings, reads), keys),
+        users.router(service, recommend, keys),
         logs.router(service, keys),
-        models.router(service, Predictions(settings), keys),
-        status.router(service, settings, keys),
+        models.router(service, predictions, keys),
+        status.router(state, keys),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), auth.checker(keys)),
     ):
         app.include_router(made)
 

@@ -90,7 +90,7 @@ def _local(path: Path) -> Keys:
     return Keys(found)
 
 
-def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta) -> str:
+def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta, user_id: str | None = None) -> str:
     """A token for a subject, valid from now for ``ttl``.
 
     Raises:
@@ -107,6 +107,7 @@ def issue(keys: Keys, subject: str, scopes: list[str], ttl: timedelta) -> str:
         "iat": now,
         "exp": now + ttl,
         "scope": " ".join(scopes),  # RFC 8693, 4.2
+        **({} if user_id is None else {"user_id": user_id}),
     }
     return jwt.encode(claims, secret, ALGORITHM, headers={"kid": kid})
 
@@ -133,7 +134,7 @@ def verify(keys: Keys, token: str) -> Caller:
         )
     except jwt.PyJWTError as error:
         raise _unauthorised(f"The token is not valid: {error}.", 'error="invalid_token"') from None
-    return Caller(claims["sub"], frozenset(str(claims["scope"]).split()))
+    return Caller(claims["sub"], frozenset(str(claims["scope"]).split()), claims.get("user_id"))
 
 
 def _unauthorised(detail: str, *parameters: str) -> Problem:
@@ -144,6 +145,30 @@ def _unauthorised(detail: str, *parameters: str) -> Problem:
 _bearer = HTTPBearer(auto_error=False, description="`lakehouse token --scope ...` prints one.")
 
 
+def anyone(keys: Keys) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that lets callers with a valid token pass, whatever its scopes.
+
+    Raises:
+        Problem: 401 without one.
+    """
+
+    async def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+        if given is None:
+            raise _unauthorised("A bearer token is needed: `lakehouse token --scope ...` prints one.")
+        return verify(keys, given.credentials)
+
+    return allowed
+
+
+def checker(keys: Keys) -> Callable[[str], Awaitable[Caller]]:
+    """Whom a token names that did not come in a header; raises as :func:`verify`."""
+
+    async def check(token: str) -> Caller:
+        return verify(keys, token)
+
+    return check
+
+
 def caller(keys: Keys, scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets callers with a scope pass; it is resolved before the body is read.
 
@@ -151,10 +176,9 @@ def caller(keys: Keys, scope: Scope) -> Callable[..., Awaitable[Caller]]:
         Problem: 401 without a valid token, 403 without the scope.
     """
 
-    async def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-        if given is None:
-            raise _unauthorised("A bearer token is needed: `lakehouse token --scope ...` prints one.")
-        found = verify(keys, given.credentials)
+    known = Depends(anyone(keys))
+
+    async def allowed(found: Caller = known) -> Caller:
         if scope not in found.scopes:
             challenge = f'Bearer realm="lakehouse", error="insufficient_scope", scope="{scope}"'
             detail = f"The token lacks the scope {scope}."

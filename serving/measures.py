@@ -25,14 +25,14 @@ select host, max(window_start) as last_seen, {metrics} from rows
 where window_start >= (select max(window_start) from rows) - interval 1 day group by host order by host
 """
 _PATHS = """
-select service.name as service, url.path as path, count(*) as requests,
+select service.name as service_name, url.path as path, count(*) as requests,
   count(*) filter (http.response.status_code >= 500) as errors,
   quantile_cont(event.duration / 1e6, 0.5) as p50_ms, quantile_cont(event.duration / 1e6, 0.95) as p95_ms,
   max(event.duration) / 1e6 as max_ms
 from rows where service.name in ({names}) and http.response.status_code is not null and url.path is not null
   and time > (select max(time) from rows) - to_minutes(?) group by service.name, url.path
-qualify row_number() over (partition by service order by p95_ms desc nulls last, path) <= ?
-order by service, p95_ms desc nulls last, path
+qualify row_number() over (partition by service_name order by p95_ms desc nulls last, path) <= ?
+order by service_name, p95_ms desc nulls last, path
 """
 
 
@@ -51,6 +51,6 @@ async def newest_of_hosts(service: Service, caller: Caller) -> tuple[pa.Table, S
 async def slowest_paths(
     service: Service, caller: Caller, names: Sequence[str], minutes: int, limit: int
 ) -> tuple[pa.Table, Snapshot]:
-    """Services' slowest paths in the newest minutes, up to ``limit`` of each service (``silver.service_logs``)."""
+    """Services' slowest paths in the newest minutes, up to ``limit`` of each ``service_name``."""
     sql = _PATHS.format(names=", ".join("?" * len(names)))
     return await service.query(caller, find("silver.service_logs"), sql, [*names, minutes, limit])

@@ -19,11 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
-from pyarrow import dataset
+from deltalake.fs import DeltaStorageHandler
+from pyarrow import dataset, parquet
+from pyarrow.fs import PyFileSystem
 
 from lakehouse.settings import Settings
 from lakehouse.sources.datasets import pruned_dataset
@@ -85,6 +88,7 @@ class Served:
         self._old: OrderedDict[tuple[str, int], Snapshot] = OrderedDict()
         self._guard = threading.Lock()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="lake")
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="files")
         self._leaving = threading.Event()
         self._here = threading.local()
         self._follower = threading.Thread(target=self._follow, name="versions", daemon=True)
@@ -93,7 +97,8 @@ class Served:
     def close(self) -> None:
         """End the follower; what is being read is left to itself."""
         self._leaving.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- versions --------------------------------------------------------------------------------------------------
 
@@ -134,7 +139,9 @@ class Served:
                 return known
         try:
             found: Snapshot = self._await(name, lambda: self._open(name, self._lake.table(name, version)))
-        except LakeError:
+        except (LakeError, Problem) as error:
+            if isinstance(error, Problem) and error.status != 404:
+                raise
             detail = (
                 f"{name} at version {version} can no longer be read: its time of travel is over. Leave out version."
             )
@@ -201,30 +208,34 @@ class Served:
         facts = pa.table(handle.get_add_actions(flatten=True))
         total = sum(facts["size_bytes"].to_pylist())
         rows = sum(n or 0 for n in facts["num_records"].to_pylist()) if "num_records" in facts.column_names else 0
-        whole = pruned_dataset(handle)
-        version = handle.version()
-        committed = handle.history(1)[0].get("timestamp", 0) / 1000
-        relation = self._in_memory(handle.table_uri, whole) if total <= SMALL_BYTES else whole
-        return Snapshot(name, version, datetime.fromtimestamp(committed, UTC), whole.schema, rows, total, relation)
+        at = datetime.fromtimestamp(handle.history(1)[0].get("timestamp", 0) / 1000, UTC)
+        if total <= SMALL_BYTES and not handle.metadata().partition_columns:
+            relation: pa.Table | dataset.Dataset = self._in_memory(handle, facts["path"].to_pylist())
+        else:
+            relation = pruned_dataset(handle)
+        return Snapshot(name, handle.version(), at, relation.schema, rows, total, relation)
 
-    def _in_memory(self, uri: str, whole: dataset.Dataset) -> pa.Table:
-        parts = []
-        for fragment in whole.get_fragments():
-            path = f"{uri}/{fragment.path}"
+    def _in_memory(self, handle: DeltaTable, paths: list[str]) -> pa.Table:
+        schema = pa.schema(handle.schema().to_arrow())
+        files = PyFileSystem(DeltaStorageHandler(handle.table_uri))
+
+        def part(path: str) -> pa.Table:
+            key = f"{handle.table_uri}/{path}"
             with self._guard:
-                part = self._files.get(path)
-                if part is not None:
-                    self._files.move_to_end(path)
-            if part is None or part.schema != whole.schema:
-                part = fragment.to_table(schema=whole.schema)
-                with self._guard:
-                    self._files[path] = part
-            parts.append(part)
+                if (known := self._files.get(key)) is not None and known.schema == schema:
+                    self._files.move_to_end(key)
+                    return known
+            read = _as(parquet.read_table(unquote(path), filesystem=files), schema)
+            with self._guard:
+                self._files[key] = read
+            return read
+
+        parts = list(self._readers.map(part, paths))
         with self._guard:
             held = sum(part.nbytes for part in self._files.values())
             while held > MEMORY_BYTES and len(self._files) > 1:
                 held -= self._files.popitem(last=False)[1].nbytes
-        return pa.concat_tables(parts) if parts else whole.schema.empty_table()
+        return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def select(self, snapshot: Snapshot, sql: str, bound: list[Any], within_s: float) -> pa.Table:
         """The answer of one SELECT over ``rows``, the snapshot. Blocks.
@@ -266,6 +277,15 @@ class Served:
             base.execute("set TimeZone = 'UTC'")
         cursor: duckdb.DuckDBPyConnection = base.cursor()
         return cursor
+
+
+def _as(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows of a file by a table's schema: columns that are younger than the file are null."""
+    columns = [
+        rows.column(field.name).cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def away(name: str, why: str) -> Problem:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -35,8 +36,8 @@ from serving.served import Served, Snapshot
 LARGEST_PAGE = 10_000
 """Rows of an answer that is made whole; more come as a stream."""
 MOST_ROWS = 1_000_000
-MOST_KEPT, LARGEST_KEPT = 256, 256 * 1024
-"""Pages that are kept in memory, and bytes of the largest of them."""
+MOST_KEPT, LARGEST_KEPT = 200, 32 * 1024
+"""Pages that are kept in memory, and bytes of the largest of them; as objects they take about ten times as much."""
 STREAM_S = 300.0
 """How long an answer that comes as a stream may take."""
 Result = TypeVar("Result")
@@ -62,6 +63,11 @@ class Page:
     next: str | None
     snapshot: Snapshot
     places: pa.Table
+
+    @cached_property
+    def objects(self) -> list[dict[str, Any]]:
+        """The rows as objects, made once; not to be changed, as others have the same."""
+        return formats.objects(self.rows)
 
 
 @dataclass(frozen=True)

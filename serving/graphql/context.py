@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from serving.auth import Caller, Scope
-from serving.catalog import PII
 from serving.graphql.live import Source
 from serving.predictions import Predictions
 from serving.problems import Problem
@@ -55,12 +54,3 @@ class Context:
         """
         if scope not in self.caller.scopes:
             raise Problem(403, "insufficient-scope", f"The token lacks the scope {scope}.", scope=scope)
-
-    def named(self, user: str) -> Caller:
-        """A caller who may name a user, and so learns nothing by the name.
-
-        Raises:
-            Problem: 404 for another's token.
-        """
-        self.service.about(self.caller, user)
-        return replace(self.caller, scopes=self.caller.scopes | {PII})

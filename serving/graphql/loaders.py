@@ -11,7 +11,6 @@ from strawberry.dataloader import DataLoader
 
 from serving import formats, measures
 from serving.ask import Ask
-from serving.auth import Caller
 from serving.graphql.context import Context
 from serving.problems import Problem
 from serving.service import Page
@@ -29,7 +28,6 @@ class _Group:
     limit: int
     version: int | None
     column: str
-    caller: Caller
     question: Ask = field(compare=False)
 
 
@@ -38,6 +36,7 @@ class Loaders:
 
     def __init__(self, context: Context) -> None:
         self._context, self._service = context, context.service
+        self._recorded: dict[str, set[str]] = defaultdict(set)
         self._pages = _grouped(self._load_pages)
         self._recommendations = _grouped(self._load_recommendations)
         self._notifications = _grouped(self._load_notifications)
@@ -48,13 +47,16 @@ class Loaders:
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
-    def page(self, caller: Caller, question: Ask, column: str, value: str) -> Awaitable[Page]:
+    def page(self, question: Ask, column: str, value: str) -> Awaitable[Page]:
         """The first page of a question for one value of a column."""
-        group = _Group(question.digest(), question.limit, question.version, column, caller, question)
+        group = _Group(question.digest(), question.limit, question.version, column, question)
         return self._pages.load((group, value))
 
     async def _load_pages(self, group: _Group, values: Sequence[str]) -> dict[str, Page]:
-        return await self._service.pages(group.caller, group.question, group.column, values)
+        found = await self._service.pages(self._context.caller, group.question, group.column, values)
+        if group.column in group.question.table.personal:
+            self._record("user activity", [value for value, page in found.items() if page.rows.num_rows])
+        return found
 
     async def newest(self, kind: str) -> dict[str, dict[str, Any]]:
         """The newest of every ``service`` or ``host``, by name."""
@@ -81,7 +83,7 @@ class Loaders:
         rows, _ = await measures.slowest_paths(self._service, self._context.caller, names, *asked)
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for row in formats.objects(rows):
-            found[row["service"]].append(row)
+            found[row["service_name"]].append(row)
         return found
 
     # --- users -------------------------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class Loaders:
 
     async def _load_recommendations(self, limit: int, users: Sequence[str]) -> dict[str, dict[str, Any]]:
         found = await self._context.platform.recommend.of_users(users, limit)
-        self._record("recommendations", len(found))
+        self._record("recommendations", users)
         return found
 
     def notifications(self, user: str, limit: int) -> Awaitable[list[dict[str, Any]]]:
@@ -117,14 +119,17 @@ class Loaders:
     ) -> Callable[[list[str]], Awaitable[list[Any]]]:
         async def load(users: list[str]) -> list[Any]:
             found = await ask(users)
-            self._record("user activity", len(found))
+            self._record("user activity", list(found))
             return [found.get(user) for user in users]
 
         return load
 
-    def _record(self, resource: str, rows: int) -> None:
-        if rows:
-            self._service.record(self._context.caller, resource, ("user_id",), rows, None)
+    def _record(self, resource: str, users: Sequence[str]) -> None:
+        """Keep that somebody's data were read, once in a request."""
+        new = set(users) - self._recorded[resource]
+        if new:
+            self._recorded[resource] |= new
+            self._service.record(self._context.caller, resource, ("user_id",), len(new), None)
 
 
 def _grouped(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import strawberry
@@ -19,9 +20,8 @@ from graphql.execution.collect_fields import collect_sub_fields
 from pyspark.sql import types as T
 from strawberry.types.info import Info
 
-from serving import formats
 from serving.ask import OPERATORS, Ask, ask, of_one
-from serving.auth import Caller, Scope
+from serving.auth import Scope
 from serving.catalog import Readable, find
 from serving.graphql.context import Context
 from serving.graphql.scalars import JSON, Date, DateTime, Long
@@ -138,17 +138,22 @@ class Edge:
 class Found:
     """A page as a connection's fields."""
 
-    def __init__(self, context: Context, caller: Caller, question: Ask, page: Page) -> None:
-        self._context, self._caller, self._question, self._page = context, caller, question, page
+    def __init__(self, context: Context, question: Ask, page: Page, known: Mapping[str, Any]) -> None:
+        self._context, self._question, self._page, self._known = context, question, page, known
+        self._cursors: dict[int, str] = {}
 
     def cursor(self, at: int) -> str:
-        """Of a row: good for the same question whatever columns are selected."""
-        return self._context.service.cursor(self._caller, self._question, self._page, at)
+        """Of a row, sealed once: good for the same question whatever columns are selected."""
+        if at not in self._cursors:
+            service, caller = self._context.service, self._context.caller
+            self._cursors[at] = service.cursor(caller, self._question, self._page, at)
+        return self._cursors[at]
 
     @cached_property
     def nodes(self) -> list[dict[str, Any]]:
         """The rows."""
-        return formats.objects(self._page.rows)
+        rows = self._page.objects
+        return [{**row, **self._known} for row in rows] if self._known else rows
 
     @property
     def edges(self) -> list[Edge]:
@@ -300,9 +305,7 @@ Until = Annotated[DateTime | None, strawberry.argument(name="to", description="T
 Version = Annotated[Long | None, strawberry.argument(description="Of the table, to travel back in time.")]
 
 
-def field(
-    rows: Rows, scope: Scope, said: str, of: str | None = None, personal: bool = False, first: int = FIRST
-) -> Any:
+def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int = FIRST) -> Any:
     """A field that holds a connection over a table.
 
     Args:
@@ -310,7 +313,6 @@ def field(
         scope: what is needed to ask.
         said: the description.
         of: a column, where only the rows are meant in which it is the parent's ``id``.
-        personal: the parent is a user whom the caller may name, and so learns nothing by the name.
         first: rows of a page, where it is not said otherwise.
     """
     filter_argument = strawberry.argument(description="Conditions, all of which hold.")
@@ -329,18 +331,16 @@ def field(
     ) -> Any:
         context = info.context
         context.need(scope)
-        caller = context.caller
-        if personal:
-            caller = context.named(root.id)
+        conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
         question = ask(
-            rows.table, caller, conditions=list(_conditions(filter, rows.table.table.schema.names)) if filter else (),
+            rows.table, context.caller, conditions=conditions,
             order=",".join(each.value for each in order) if order else None,
             since=since, until=until, limit=first, version=version,
         )  # fmt: skip
-        select = selected(info._raw_info, rows.table)
+        select = selected(info._raw_info, rows.table, of)
         if of is None:
-            return await page(context, caller, question, select, after)
-        return await page_of(context, caller, question, select, after, of, root.id)
+            return await page(context, question, select, after)
+        return await page_of(context, question, select, after, of, root.id)
 
     resolve.__annotations__ = {
         "info": Info,
@@ -358,31 +358,32 @@ def field(
     )  # fmt: skip
 
 
-async def page(context: Context, caller: Caller, question: Ask, select: tuple[str, ...], after: str | None) -> Found:
-    """A page of a question, of some columns; its cursors are good for any columns."""
-    whole = context.service.resume(question, caller, after)
-    return Found(context, caller, whole, await context.service.page(caller, replace(whole, select=select)))
-
-
-async def page_of(
+async def page(
     context: Context,
-    caller: Caller,
     question: Ask,
     select: tuple[str, ...],
     after: str | None,
-    column: str,
-    value: str,
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> Found:
+    """A page of a question, of some columns; its cursors are good for any. ``known`` is the same in every row."""
+    whole = context.service.resume(question, context.caller, after)
+    found = await context.service.page(context.caller, replace(whole, select=select))
+    return Found(context, whole, found, known)
+
+
+async def page_of(
+    context: Context, question: Ask, select: tuple[str, ...], after: str | None, column: str, value: str
 ) -> Found:
     """The same of the rows of one parent; first pages of several parents are read together."""
     whole = of_one(question, column, value)
     if after is not None:
-        return await page(context, caller, whole, select, after)
-    found = await context.loaders.page(caller, replace(question, select=select), column, value)
-    return Found(context, caller, whole, found)
+        return await page(context, whole, select, after, {column: value})
+    found = await context.loaders.page(replace(question, select=select), column, value)
+    return Found(context, whole, found, {column: value})
 
 
-def selected(info: GraphQLResolveInfo, table: Readable) -> tuple[str, ...]:
-    """The columns that an operation wants of a connection's nodes; what it does not want is not read."""
+def selected(info: GraphQLResolveInfo, table: Readable, known: str | None = None) -> tuple[str, ...]:
+    """The columns that an operation wants of a connection's nodes; neither read what it does not want nor is known."""
     wanted: dict[str, None] = {}
 
     def look(kind: Any, nodes: Any, path: tuple[str, ...]) -> None:
@@ -400,6 +401,6 @@ def selected(info: GraphQLResolveInfo, table: Readable) -> tuple[str, ...]:
     kind = get_named_type(info.return_type)
     look(kind, info.field_nodes, ("edges", "node"))
     look(kind, info.field_nodes, ("nodes",))
-    known = tuple(column for column in table.table.schema.names if column in wanted)
+    found = tuple(column for column in table.table.schema.names if column in wanted and column != known)
     # Something has to be read where only the page's place is wanted: what is nobody's.
-    return known or next(((name,) for name in table.table.schema.names if name not in table.personal), ())
+    return found or next(((name,) for name in table.table.schema.names if name not in table.personal), ())

@@ -250,7 +250,7 @@ class Table:
             since=since, until=until, limit=first, version=version,
         )  # fmt: skip
         wanted = ask(self.readable, self.caller, select=",".join(select)).select if select else question.select
-        return await page(info.context, self.caller, question, wanted, after)
+        return await page(info.context, question, wanted, after)
 
 
 def _words(one: Condition) -> rows.Words:
@@ -341,12 +341,15 @@ class Told:
     def __init__(self, context: Context, user: str, found: list[dict[str, Any]], more: bool, later: bool) -> None:
         self._context, self._user, self._found = context, user, found
         self.has_next_page, self.has_previous_page = more, later
+        self._cursors: dict[int, str] = {}
 
     def cursor(self, at: int) -> str:
-        """Of a notification."""
-        row = self._found[at]
-        service = self._context.service
-        return service.cursors.seal(self._context.caller, f"notifications {self._user}", [row["at"], row["id"]], None)
+        """Of a notification, sealed once."""
+        if at not in self._cursors:
+            row, seal = self._found[at], self._context.service.cursors.seal
+            place = [row["at"], row["id"]]
+            self._cursors[at] = seal(self._context.caller, f"notifications {self._user}", place, None)
+        return self._cursors[at]
 
     @property
     def nodes(self) -> list[dict[str, Any]]:
@@ -379,7 +382,7 @@ class User:
     """A user whom the caller may ask for."""
 
     id: strawberry.ID = strawberry.field(description="The user's id.")
-    activity = rows.field(USER_DAYS, "read:users", "What they did, a day.", of="user_id", personal=True, first=30)
+    activity = rows.field(USER_DAYS, "read:users", "What they did, a day.", of="user_id", first=30)
 
     @strawberry.field(
         description="What they do now; null of one who was not seen of late.", metadata={"weight": STORE_WEIGHT}

@@ -18,7 +18,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1", tags=["metrics"])
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]
-    rows = Annotated[Wanted, Depends()]
+    rows = Annotated[Wanted, Query()]
 
     @made.get("/activity", responses=described())
     async def activity(caller: reader, request: Request, wanted: rows) -> Response:
@@ -68,7 +68,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     ) -> Response:
         """A service's slowest paths in its newest minutes (``silver.service_logs``)."""
         found, snapshot = await measures.slowest_paths(service, caller, [name], minutes, limit)
-        rows = formats.objects(found.drop_columns(["service"]))
+        rows = formats.objects(found.drop_columns(["service_name"]))
         return answer({"data": rows, "next": None, "version": snapshot.version})
 
     @made.get("/hosts", responses=documented(401, 403, 404, 429, 503, 504))

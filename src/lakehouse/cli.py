@@ -352,6 +352,19 @@ def token(
     typer.echo(issue(keys(_settings()), subject, scope, valid_for))
 
 
+@app.command()
+def dashboard() -> None:
+    """Print the address of the dashboard with a token that may see all of it but personal data, for twelve hours."""
+    _from_checkout()
+    from serving.auth import issue, keys
+
+    settings = _settings()
+    scopes = ["read:metrics", "read:tables", "read:users", "read:logs", "predict"]
+    token = issue(keys(settings), "dashboard", scopes, timedelta(hours=12))
+    # After the #: browsers send that part to nobody.
+    typer.echo(f"http://{settings.api.host}:{settings.api.port}/#token={token}")
+
+
 def _duration(option: str, text: str) -> timedelta:
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}.get(text[-1:])
     if unit is None or not text[:-1].isdecimal() or not 0 < int(text[:-1]) < 1_000_000:

@@ -129,6 +129,8 @@ class Api(_Part):
     """Queries of the lake that run at the same time; others wait."""
     query_timeout: timedelta = timedelta(seconds=10)
     """After which a query of the lake is given up."""
+    introspection: bool = False
+    """Whether any token may ask GraphQL for its schema; with the profile ``local`` it always may."""
 
     @field_validator("secrets")
     @classmethod
