@@ -49,6 +49,7 @@ from serving.graphql.context import Context
 from serving.graphql.limits import Cost, Limits, Size, measured, too_many, weights
 from serving.problems import Problem
 
+FIELD = "field"
 MOST_ERRORS = 10
 LONGEST_MESSAGE = 500
 KEPT_TOKENS = 50_000
@@ -108,6 +109,8 @@ def refused(problem: Problem) -> RefusedError:
 def _shown(error: GraphQLError, code: str, request_id: str = "") -> Error:
     """An error as clients see it: of faults nothing but that they are."""
     cause = error.original_error
+    if code != FIELD and not isinstance(cause, Problem):
+        cause = None  # nothing was run: whatever it is, the request is to blame
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
     places: dict[str, Any] = {}
@@ -118,8 +121,13 @@ def _shown(error: GraphQLError, code: str, request_id: str = "") -> Error:
     if isinstance(cause, Problem):
         return _problem(cause, **places)
     if cause is None or isinstance(cause, GraphQLError):
-        message = error.message[:LONGEST_MESSAGE]
-        return {"message": message, **places, "extensions": {"code": code, "status": 400}}
+        # Names that are close are not told; Strawberry's enums would.
+        message = error.message.partition(" Did you mean")[0][:LONGEST_MESSAGE]
+        return {
+            "message": message,
+            **places,
+            "extensions": {"code": "invalid" if code == FIELD else code, "status": 400},
+        }
     _log.error("request %s failed at %s", request_id, error.path, exc_info=cause)
     fault = Problem(500, "internal", "This is a fault of the API; its log names the request's id.")
     return _problem(fault, **places)
@@ -199,6 +207,8 @@ class Engine:
 
     def _cost(self, document: Document, operation: OperationDefinitionNode, variables: dict[str, Any]) -> int:
         root = self.schema.get_root_type(operation.operation)
+        if root is None:
+            raise RefusedError([_plain_error("There are no mutations.", "no-operation")])
         try:
             cost = Cost(
                 self.schema, self._weights, document.fragments, self.limits, operation, variables
@@ -256,9 +266,10 @@ class Engine:
 
 
 def _answer(result: ExecutionResult, request_id: str) -> dict[str, Any]:
-    errors = [_shown(error, "invalid", request_id) for error in result.errors or ()]
-    if result.data is None and errors and all("path" not in error for error in errors):
-        raise RefusedError(errors)
+    found = result.errors or []
+    if result.data is None and found and all(error.path is None for error in found):
+        raise RefusedError([_shown(error, "invalid") for error in found])
+    errors = [_shown(error, FIELD, request_id) for error in found]
     return {"data": result.data, **({"errors": errors} if errors else {})}
 
 

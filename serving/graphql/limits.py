@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphql import (
@@ -39,14 +39,14 @@ NESTED = 64
 """Selections in selections, fragments among them; the parser itself fails at about twice as many."""
 INTROSPECTION = ("__schema", "__type")
 _SIZES = {
-    ("__Schema", "types"): 150,
+    ("__Schema", "types"): 100,
     ("__Schema", "directives"): 10,
-    ("__Type", "fields"): 12,
-    ("__Type", "inputFields"): 9,
+    ("__Type", "fields"): 8,
+    ("__Type", "inputFields"): 8,
     ("__Type", "enumValues"): 10,
     ("__Type", "interfaces"): 1,
     ("__Type", "possibleTypes"): 1,
-    ("__Field", "args"): 4,
+    ("__Field", "args"): 3,
     ("__Directive", "args"): 2,
 }
 """How long the lists of introspection are, about."""
@@ -59,20 +59,20 @@ class Limits:
     body_bytes: int = 256 * 1024
     """The body, variables included."""
     document_bytes: int = 32 * 1024
-    tokens: int = 2_000
+    tokens: int = 1_000
     comments: int = 200
     depth: int = 10
     fields: int = 300
     aliases: int = 30
     directives: int = 30
-    repeats: int = 30
+    repeats: int = 20
     """Fields that are there already in the same selection; validation compares each two of them."""
     spreads: int = 100
     """Of fragments; validation compares each two of them, too."""
     definitions: int = 50
     cost: int = 20_000
-    introspection_cost: int = 400_000
-    """Of the parts about the schema itself; the usual question of tools costs half of it."""
+    introspection_cost: int = 200_000
+    """Of the parts about the schema itself; the usual question of tools costs three quarters of it."""
     first: int = 1_000
 
 
@@ -109,7 +109,7 @@ class Size:
 
 
 def measured(document: DocumentNode, limits: Limits) -> Size:
-    """The size of a document, which need not be valid: the greatest depth, and all other counts of all definitions.
+    """The size of a document, which need not be valid: the greatest depth, and the sums of all operations.
 
     Raises:
         Problem: 400, with the limit that it is over, or the fragment that contains itself.
@@ -118,26 +118,42 @@ def measured(document: DocumentNode, limits: Limits) -> Size:
         found = len(document.definitions)
         raise too_many("definitions", "operations and fragments", limits.definitions, found)
     measure = _Measure(document)
-    sizes = []
+    operations = []
     for definition in document.definitions:
         if isinstance(definition, FragmentDefinitionNode):
-            sizes.append(measure.fragment(definition.name.value, 0))
+            size = measure.fragment(definition.name.value, 0)  # whether it is used or not
+            about_schema = definition.type_condition.name.value.startswith("__")
+            _bound(replace(size, depth=0) if about_schema else size, limits)
         elif isinstance(definition, OperationDefinitionNode):
-            sizes.append(measure.selected(definition.selection_set, 0, len(definition.directives)))
-            for variable in definition.variable_definitions:
-                sizes.append(_plain(len(variable.directives)))
-    whole = _sum(sizes, max((size.depth for size in sizes), default=0))
-    for name, what in (
-        ("depth", "levels of fields"),
-        ("aliases", "aliases"),
-        ("directives", "directives"),
-        ("repeats", "fields that are there twice"),
-        ("spreads", "spreads of fragments"),
-        ("fields", "fields"),
-    ):
-        if getattr(whole, name) > getattr(limits, name):
-            raise too_many(name, what, getattr(limits, name), getattr(whole, name))
+            variables = sum(len(variable.directives) for variable in definition.variable_definitions)
+            found = len(definition.directives) + variables
+            operations.append(measure.selected(definition.selection_set, 0, found))
+            _bound(operations[-1], limits)
+    whole = Size(
+        max((size.depth for size in operations), default=0),
+        *(min(sum(getattr(size, name) for size in operations), COUNTED) for name, _ in _COUNTS[1:]),
+        Counter(),
+        any(size.introspects for size in operations),
+    )
+    _bound(whole, limits)
     return whole
+
+
+_COUNTS = (
+    ("depth", "levels of fields"),
+    ("fields", "fields"),
+    ("aliases", "aliases"),
+    ("directives", "directives"),
+    ("repeats", "fields that are there twice"),
+    ("spreads", "spreads of fragments"),
+)
+
+
+def _bound(size: Size, limits: Limits) -> None:
+    for name, what in _COUNTS:
+        most, found = getattr(limits, name), getattr(size, name)
+        if found > most:
+            raise too_many(name, what, most, found)
 
 
 class _Measure:
@@ -321,7 +337,10 @@ class Cost:
         given = next((a.value for a in node.arguments if a.name.value == weight.sized), None)
         value = _literal(given, self._variables)
         if weight.sized == "ids":
-            return len(value) if isinstance(value, list) else 1
+            found = len(value) if isinstance(value, list) else 1
+            if found > weight.size:
+                raise too_many("ids", f"ids of {node.name.value}", weight.size, found)
+            return found
         if value is None or value is Undefined:
             return weight.size
         most = min(weight.most or self._limits.first, self._limits.first)
