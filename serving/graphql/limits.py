@@ -129,11 +129,9 @@ def measured(document: DocumentNode, limits: Limits) -> Size:
             found = len(definition.directives) + variables
             operations.append(measure.selected(definition.selection_set, 0, found))
             _bound(operations[-1], limits)
-    whole = Size(
-        max((size.depth for size in operations), default=0),
-        *(min(sum(getattr(size, name) for size in operations), COUNTED) for name, _ in _COUNTS[1:]),
-        Counter(),
-        any(size.introspects for size in operations),
+    whole = replace(
+        _sum(operations, max((size.depth for size in operations), default=0)),
+        repeats=min(sum(size.repeats for size in operations), COUNTED),  # two operations do not repeat each other
     )
     _bound(whole, limits)
     return whole

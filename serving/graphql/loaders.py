@@ -53,9 +53,11 @@ class Loaders:
         return self._pages.load((group, value))
 
     async def _load_pages(self, group: _Group, values: Sequence[str]) -> dict[str, Page]:
-        found = await self._service.pages(self._context.caller, group.question, group.column, values)
-        if group.column in group.question.table.personal:
-            self._record("user activity", [value for value, page in found.items() if page.rows.num_rows])
+        about_users = group.column in group.question.table.personal
+        caller = self._context.caller
+        found = await self._service.pages(caller, group.question, group.column, values, recorded=not about_users)
+        if about_users:
+            self.record("user activity", [value for value, page in found.items() if page.rows.num_rows])
         return found
 
     async def newest(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -94,7 +96,7 @@ class Loaders:
 
     async def _load_recommendations(self, limit: int, users: Sequence[str]) -> dict[str, dict[str, Any]]:
         found = await self._context.platform.recommend.of_users(users, limit)
-        self._record("recommendations", users)
+        self.record("recommendations", users)
         return found
 
     def notifications(self, user: str, limit: int) -> Awaitable[list[dict[str, Any]]]:
@@ -119,12 +121,12 @@ class Loaders:
     ) -> Callable[[list[str]], Awaitable[list[Any]]]:
         async def load(users: list[str]) -> list[Any]:
             found = await ask(users)
-            self._record("user activity", list(found))
+            self.record("user activity", list(found))
             return [found.get(user) for user in users]
 
         return load
 
-    def _record(self, resource: str, users: Sequence[str]) -> None:
+    def record(self, resource: str, users: Sequence[str]) -> None:
         """Keep that somebody's data were read, once in a request."""
         new = set(users) - self._recorded[resource]
         if new:

@@ -188,7 +188,7 @@ class Found:
     @property
     def has_previous_page(self) -> bool:
         """Whether rows were before."""
-        return self._question.after is not None
+        return self._question.after is not None or self._question.skip > 0
 
     @property
     def start_cursor(self) -> str | None:
@@ -367,7 +367,10 @@ async def page(
 ) -> Found:
     """A page of a question, of some columns; its cursors are good for any. ``known`` is the same in every row."""
     whole = context.service.resume(question, context.caller, after)
-    found = await context.service.page(context.caller, replace(whole, select=select))
+    about_user = any(column in question.table.personal for column in known)
+    found = await context.service.page(context.caller, replace(whole, select=select), recorded=not about_user)
+    if about_user and found.rows.num_rows:
+        context.loaders.record("user activity", [str(value) for value in known.values()])
     return Found(context, whole, found, known)
 
 

@@ -28,7 +28,7 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
         table = find("gold.user_activity_daily")
         columns = ",".join(name for name in table.table.schema.names if name not in table.personal)
         question = ask(table, caller, where=[Condition("user_id", "eq", user)], select=columns, limit=days)
-        page = await service.page(caller, question)
+        page = await service.page(caller, question, recorded=False)
         live = (await service.reads.live_users([user])).get(user)
         profile = (await service.reads.profiles([user])).get(user)
         if page.rows.num_rows == 0 and live is None and profile is None:

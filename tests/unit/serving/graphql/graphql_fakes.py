@@ -129,8 +129,10 @@ class Api:
         return answer.status_code, body["errors"][0]["extensions"]["code"]
 
 
-def token(*scopes: str, subject: str = "tester", ttl: timedelta = timedelta(minutes=5)) -> dict[str, str]:
-    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), ttl)}"}
+def token(
+    *scopes: str, subject: str = "tester", ttl: timedelta = timedelta(minutes=5), user: str | None = None
+) -> dict[str, str]:
+    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), ttl, user)}"}
 
 
 READ = ("read:tables", "read:metrics", "read:users", "predict")
@@ -213,14 +215,8 @@ async def serving(
     stores: Stores | None = None,
     limits: Limits | None = None,
     source: Source | None = None,
-    caller: Caller | None = None,
 ) -> AsyncIterator[Api]:
-    """An application with GraphQL alone; where a caller is given, it is the one whatever the token."""
-
-    async def known() -> Caller:
-        assert caller is not None
-        return caller
-
+    """An application with GraphQL alone."""
     stores, lake, app = stores or Stores(), CountedLake(settings), FastAPI()
     problems.install(app)
     made = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api")
@@ -229,7 +225,7 @@ async def serving(
     app.include_router(
         http.router(
             service, Recommendations(settings, stores), Predictions(settings), settings,  # type: ignore[arg-type]
-            known if caller else auth.anyone(KEYS), auth.checker(KEYS), source, limits,
+            auth.anyone(KEYS), auth.Tokens(KEYS).check, source, limits,
         )
     )  # fmt: skip
     async with made:

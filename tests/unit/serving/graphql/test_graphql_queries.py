@@ -9,7 +9,6 @@ import pytest
 from graphql_fakes import NOON, READ, TRUSTED, USERS, Api, Stores, filled, serving, token
 
 from lakehouse.settings import Settings
-from serving.auth import Caller
 from serving.graphql.schema import schema
 from tests.unit.local_lake import write
 
@@ -372,11 +371,13 @@ async def test_closed_tables_are_neither_listed_nor_read_without_the_scope(api: 
 
 
 async def test_a_users_token_sees_that_user_alone(lake: Settings) -> None:
-    mine = Caller("u01's", frozenset(READ), "u01")
-    async with serving(lake, stores(), caller=mine) as api:
-        said = await api.ask("""{ users(ids: ["u01", "u02"]) { id notifications(first: 1) { nodes { text } } }
+    async with serving(lake, stores()) as api:
+        said = await api.ask(
+            """{ users(ids: ["u01", "u02"]) { id notifications(first: 1) { nodes { text } } }
             user(id: "u02") { id } recommendations { nodes { userId rank } }
-            table(name: "silver.service_logs") { rows { nodes } } }""")
+            table(name: "silver.service_logs") { rows { nodes } } }""",
+            token(*READ, user="u01"),
+        )
     assert said["data"]["users"] == [{"id": "u01", "notifications": {"nodes": [{"text": "Cher ami"}]}}, None]
     assert said["data"]["user"] is None and said["data"]["table"] is None
     assert {row["userId"] for row in said["data"]["recommendations"]["nodes"]} == {"u01"}
