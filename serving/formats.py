@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,8 +22,8 @@ FORMATS = (JSON, NDJSON, CSV, ARROW)
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-def wanted(accept: str | None) -> str:
-    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, JSON where it likes several alike.
+def wanted(accept: str | None, offers: Sequence[str] = FORMATS) -> str:
+    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, the first offered where it likes several alike.
 
     Raises:
         Problem: 406 where it takes none.
@@ -39,14 +39,12 @@ def wanted(accept: str | None) -> str:
                     weight = float(value)
                 except ValueError:
                     weight = 0.0
-        for offered in FORMATS:
+        for offered in offers:
             taken = kind in (offered, "*/*", f"{offered.partition('/')[0]}/*")
-            if taken and (
-                weight > liked or (weight == liked and best and FORMATS.index(offered) < FORMATS.index(best))
-            ):
+            if taken and (weight > liked or (weight == liked and best and offers.index(offered) < offers.index(best))):
                 best, liked = offered, weight
     if not best:
-        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(FORMATS)}.")
+        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(offers)}.")
     return best
 
 
