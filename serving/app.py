@@ -20,6 +20,7 @@ from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.reads import Reads
 from serving.recommend import Recommendations
+from serving.report import routes as reports
 from serving.rest import logs, metrics, models, status, tables, users
 from serving.served import Served
 from serving.service import Recorder, Service
@@ -70,6 +71,7 @@ def create_app(
         logs.router(service, keys),
         models.router(service, Predictions(settings), keys),
         status.router(service, settings, keys),
+        reports.router(settings, keys),
     ):
         app.include_router(made)
 

@@ -127,9 +127,8 @@ def test_alarms_of_a_subject_are_one_episode_until_a_quarter_of_an_hour_passes()
 def test_an_episode_that_began_before_midnight_is_of_the_day_before(tmp_path: Path) -> None:
     lake = local_lake(tmp_path)
     times = [DAY - timedelta(minutes=5), DAY + timedelta(minutes=5), DAY + HOUR]
-    write(lake, "gold.anomalies", [
-        {"series": "host/h/m", "time": at, "value": 1.0, "expected": 0.0, "score": 0.9, "model_version": "1"} for at in times
-    ])  # fmt: skip
+    row = {"series": "host/h/m", "value": 1.0, "expected": 0.0, "score": 0.9, "model_version": "1"}
+    write(lake, "gold.anomalies", [row | {"time": at} for at in times])
     assert [one.begin for one in data.report(lake, DATE, NOW, nobody).incidents.episodes] == [DAY + HOUR]
 
 
@@ -238,7 +237,8 @@ def test_the_champion_is_the_last_one_that_was_not_refused(report: Report) -> No
         2,
         1,
     )
-    assert [(one.name, one.value, one.rival) for one in recommender.measures][0] == ("ndcg@10", 0.163, 0.151)
+    first = recommender.measures[0]
+    assert (first.name, first.value, first.rival) == ("ndcg@10", 0.163, 0.151)
 
 
 def test_a_day_knows_no_decision_of_a_later_one(lake: Settings) -> None:

@@ -90,10 +90,8 @@ def test_many_who_ask_at_once_wait_for_one(made: Made) -> None:
         return made.reports.get(DATE, "en", "html")
 
     # Kept with the time of the disk's clock, which is not that of the day: as if it were fresh.
-    made.reports = Reports(
-        made.settings.model_copy(update={"report": made.settings.report.model_copy(update={"made_anew": timedelta(days=9999)})}),
-        lambda: made.at, made.telling,
-    )  # fmt: skip
+    lasting = made.settings.report.model_copy(update={"made_anew": timedelta(days=9999)})
+    made.reports = Reports(made.settings.model_copy(update={"report": lasting}), lambda: made.at, made.telling)
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(ask, range(6)))) == 1
     assert made.made == 1
