@@ -41,6 +41,7 @@ def report(
     alerts = rules.read() if alerts is None else alerts
     told = (telling or of_mongo(settings))(day, operators(alerts))
     with Reader(settings) as read:
+        upkeep.ledger(read, day)
         return Report(
             day,
             usage.activity(read, day),

@@ -245,12 +245,18 @@ def _is_limit(condition: Condition, known: dict[str, float]) -> bool:
 def hosts(read: Reader, day: Day, alerts: Alerts) -> Hosts:
     """From gold.host_utilization_minute; of file systems, the fullest."""
     bound = {"begin": day.begin, "end": day.end}
+    read.keep(
+        "utilization",
+        "select window_start, host, metric, avg, max from gold.host_utilization_minute "
+        f"where window_start >= $begin and window_start < $end and metric in ('{CPU}', '{MEMORY}', '{DISK}')",
+        begin=day.end - timedelta(days=TREND_DAYS),
+        end=day.end,
+    )
     rows = read.rows(
         f"""
         select host, metric, avg(used), quantile_cont(used, 0.95), max(max) from (
             select host, metric, case metric when '{DISK}' then max else avg end as used, max
-            from gold.host_utilization_minute
-            where window_start >= $begin and window_start < $end and metric in ('{CPU}', '{MEMORY}', '{DISK}'))
+            from utilization where window_start >= $begin and window_start < $end)
         where not isnan(used) group by all""",
         **bound,
     )
@@ -259,12 +265,12 @@ def hosts(read: Reader, day: Day, alerts: Alerts) -> Hosts:
         uses[host][metric] = Use(mean, p95, highest, bounds[metric])
     busy: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for host, hour, value in read.rows(
-        f"select host, date_diff('hour', $begin, window_start) as hour, avg(avg) from gold.host_utilization_minute "
+        f"select host, date_diff('hour', $begin, window_start) as hour, avg(avg) from utilization "
         f"where window_start >= $begin and window_start < $end and metric = '{CPU}' group by all",
         **bound,
     ):
         busy[host].append((hour, value))
-    full = _full_in(read, day)
+    full = _full_in(read)
     found = [
         Host(name, mine.get(CPU), mine.get(MEMORY), mine.get(DISK), hourly(busy[name]), full.get(name))
         for name, mine in uses.items()
@@ -273,17 +279,14 @@ def hosts(read: Reader, day: Day, alerts: Alerts) -> Hosts:
     return Hosts(tuple(found[:HOSTS]), max(len(found) - HOSTS, 0))
 
 
-def _full_in(read: Reader, day: Day) -> dict[str, float]:
+def _full_in(read: Reader) -> dict[str, float]:
     """Host -> days until its fullest file system is full, by a line through a week's hours that fits them well."""
     rows = read.rows(
         f"""
         select host, regr_slope(used, day) as slope, max_by(used, day) as now from (
             select host, max(max) as used, epoch(date_trunc('hour', window_start)) / 86400 as day
-            from gold.host_utilization_minute
-            where window_start >= $begin and window_start < $end and metric = '{DISK}' group by all)
+            from utilization where metric = '{DISK}' and not isnan(max) group by all)
         group by host having count(*) >= 24 and regr_slope(used, day) > 0 and regr_r2(used, day) > 0.5""",
-        begin=day.end - timedelta(days=TREND_DAYS),
-        end=day.end,
     )
     days = {host: max(1 - now, 0.0) / slope for host, slope, now in rows}
     return {host: left for host, left in days.items() if left <= FULL_WITHIN_DAYS}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -48,7 +49,8 @@ class Reader:
         lake = Lake(settings)
         with ThreadPoolExecutor(8) as pool:
             opened = dict(zip(names, pool.map(lambda name: _open(lake, name), names), strict=True))
-        self._db = duckdb.connect(config={"memory_limit": MEMORY, "threads": 2})
+        spill = settings.home / "tmp" / "reports"
+        self._db = duckdb.connect(config={"memory_limit": MEMORY, "threads": 2, "temp_directory": str(spill)})
         self._db.execute("set TimeZone = 'UTC'")
         for name, found in opened.items():
             layer, _, table = name.partition(".")
@@ -72,18 +74,32 @@ class Reader:
         Raises:
             LakeError: a file of a table cannot be read.
         """
-        try:
+        with _reading():
             return self._db.execute(sql, bound or None).fetchall()
-        except (duckdb.IOException, duckdb.InvalidInputException, OSError, pa.ArrowException) as error:
-            if isinstance(error, duckdb.InvalidInputException) and "Parameter" in str(error):
-                raise
-            raise LakeError(
-                f"a table cannot be read ({str(error).splitlines()[0][:200]}); see `lakehouse status`"
-            ) from None
+
+    def keep(self, name: str, sql: str, **bound: Any) -> None:
+        """Hold the answer of a SELECT in memory under a name: what is asked several times is read once.
+
+        Raises:
+            LakeError: a file of a table cannot be read.
+        """
+        with _reading():
+            self._db.register(name, self._db.sql(sql, params=bound).to_arrow_table())
 
     def row(self, sql: str, **bound: Any) -> tuple[Any, ...]:
         """The one row of an aggregate."""
         return self.rows(sql, **bound)[0]
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, MemoryError):
+        raise LakeError(f"the day has more than {MEMORY} of memory can hold: see `lakehouse status`") from None
+    except (duckdb.IOException, duckdb.InvalidInputException, OSError, pa.ArrowException) as error:
+        said = str(error).splitlines()[0][:200]
+        raise LakeError(f"a table cannot be read ({said}); see `lakehouse status`") from None
 
 
 def _open(lake: Lake, name: str) -> tuple[int, Any] | None:

@@ -113,8 +113,19 @@ def _used(read: Reader) -> dict[str, datetime]:
 # --- quality -------------------------------------------------------------------------------------------------------
 
 
+def ledger(read: Reader, day: Day) -> None:
+    """Hold what ops.ledger has of the day and the week before: many small files, which all that follows asks."""
+    read.keep(
+        "ledger",
+        "select topic, seq, partition, start_offset, end_offset, records, valid, quarantined, duplicates, first_at, "
+        "warnings, drift, batch_ms, committed_at from ops.ledger where committed_at >= $begin and committed_at < $end",
+        begin=day.begin - KEPT_DRIFT,
+        end=day.end,
+    )
+
+
 def quality(read: Reader, day: Day) -> Quality:
-    """From ops.ledger, by when batches were committed, and silver.quarantine, by when records arrived."""
+    """What :func:`ledger` holds, by when batches were committed, and silver.quarantine, by when records arrived."""
     spans = [day.back(days) for days in (0, 1, 7)]
     found = [_intake(read, *span) for span in spans]
     now = found[0]
@@ -149,7 +160,7 @@ def _intake(read: Reader, begin: datetime, end: datetime) -> dict[str, tuple[Any
         """
         select topic, sum(records)::bigint, sum(valid)::bigint, sum(quarantined)::bigint, sum(duplicates)::bigint,
                bool_and(records = valid + quarantined + duplicates and records <= end_offset - start_offset)
-        from ops.ledger where committed_at >= $begin and committed_at < $end group by topic""",
+        from ledger where committed_at >= $begin and committed_at < $end group by topic""",
         begin=begin,
         end=end,
     )
@@ -162,7 +173,7 @@ def _gaps(read: Reader, day: Day) -> dict[str, int]:
         select topic, count(*) filter (committed_at >= $begin and before is not null and start_offset <> before)
         from (select topic, committed_at, start_offset,
                      lag(end_offset) over (partition by topic, partition order by seq) as before
-              from ops.ledger where committed_at >= $begin - interval 1 day and committed_at < $end)
+              from ledger where committed_at >= $begin - interval 1 day and committed_at < $end)
         group by topic""",
         begin=day.begin,
         end=day.end,
@@ -196,7 +207,7 @@ def _drift(read: Reader, day: Day) -> tuple[Drift, ...]:
         select topic, field, sum(number) filter (committed_at >= $begin)::bigint as records,
                bool_and(committed_at >= $begin) as new
         from (select topic, committed_at, unnest(map_keys(drift)) as field, unnest(map_values(drift)) as number
-              from ops.ledger where committed_at >= $since and committed_at < $end)
+              from ledger where committed_at >= $since and committed_at < $end)
         group by all having records > 0 order by records desc, topic, field""",
         begin=day.begin,
         since=day.begin - KEPT_DRIFT,
@@ -210,7 +221,7 @@ def _warnings(read: Reader, day: Day) -> tuple[tuple[str, str, int], ...]:
         """
         select topic, rule, sum(number)::bigint as records
         from (select topic, unnest(map_keys(warnings)) as rule, unnest(map_values(warnings)) as number
-              from ops.ledger where committed_at >= $begin and committed_at < $end)
+              from ledger where committed_at >= $begin and committed_at < $end)
         group by all having records > 0 order by records desc, topic, rule""",
         begin=day.begin,
         end=day.end,
@@ -223,11 +234,11 @@ def _warnings(read: Reader, day: Day) -> tuple[tuple[str, str, int], ...]:
 _BATCHES = """
     select topic, seq, max(batch_ms) as batch_ms, max(committed_at) as committed_at,
            epoch(max(committed_at) - min(first_at)) as delay
-    from ops.ledger where committed_at >= $begin and committed_at < $end and records > 0 group by topic, seq"""
+    from ledger where committed_at >= $begin and committed_at < $end and records > 0 group by topic, seq"""
 
 
 def freshness(read: Reader, day: Day, runs: Iterable[Mapping[str, Any]]) -> Freshness:
-    """Batches from ops.ledger; ``runs`` are the lines of ``home/runs.jsonl``."""
+    """Batches from what :func:`ledger` holds; ``runs`` are the lines of ``home/runs.jsonl``."""
     objectives = {topic: one.freshness.total_seconds() for topic, one in contracts().items()}
     before = [_delays(read, *day.back(days)) for days in (1, 7)]
     hours: dict[str, list[tuple[int, float]]] = defaultdict(list)
