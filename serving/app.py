@@ -24,6 +24,7 @@ from serving.problems import Problem, documented
 from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
+from serving.report import routes as reports
 from serving.rest import alerts, logs, metrics, models, status, tables, users
 from serving.served import Served
 from serving.service import Recorder, Service
@@ -83,6 +84,7 @@ def create_app(
         status.router(state, keys),
         alerts.router(alerts.Standing(service, settings), keys),
         graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
+        reports.router(settings, keys),
     ):
         app.include_router(made)
 
