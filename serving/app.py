@@ -18,6 +18,7 @@ from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, edge, events, listen, redact, tracing
 from serving.access import AccessLog
 from serving.cache import Store
+from serving.graphql import http as graphql
 from serving.live import feeds
 from serving.live import route as live
 from serving.live.hub import Hub
@@ -28,7 +29,8 @@ from serving.problems import Problem, documented
 from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
-from serving.rest import logs, metrics, models, status, tables, users
+from serving.report import routes as reports
+from serving.rest import alerts, logs, metrics, models, status, tables, users
 from serving.scraped import sources
 from serving.served import Served
 from serving.server import Server
@@ -68,7 +70,8 @@ def create_app(
     reads = reads or Reads(settings)
     log, turns = AccessLog.of(settings), Turns(settings)
     service = Service(settings, keys, Served(settings), reads, record or log, kept)
-    state, predictions = Status(service, settings), Predictions(settings)
+    state = Status(service, settings)
+    recommend, predictions = Recommendations(settings, reads), Predictions(settings)
     streams = streams or feeds.hub(settings, service.masks.pseudonym, feeds.versions(service.served))
     observed = Metrics(sources(settings, service, state, predictions, streams))
 
@@ -89,20 +92,22 @@ def create_app(
         title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None, telemetry=tracing.telemetry()
     )
     app.state.ending = streams.end
-    edge.install(app, settings, auth.Tokens(keys, settings.api), turns)
+    tokens = auth.Tokens(keys, settings.api)
+    edge.install(app, settings, tokens, turns)
     app.add_middleware(Measured, metrics=observed)
     app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),
-        users.router(service, Recommendations(settings, reads), keys),
+        users.router(service, recommend, keys),
         logs.router(service, keys),
         models.router(service, predictions, keys),
         status.router(state, keys),
-        live.router(
-            streams, auth.caller(keys, None), lambda caller: service.record(caller, "stream", PERSONAL, None, None)
-        ),
+        live.router(streams, auth.anyone(keys), lambda caller: service.record(caller, "stream", PERSONAL, None, None)),
         metrics_router(observed, _named, settings.api.metrics_token, settings.api.behind_proxy),
+        alerts.router(alerts.Standing(service, settings), keys),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
+        reports.router(settings, keys),
     ):
         app.include_router(made)
 
@@ -136,8 +141,9 @@ def serve(settings: Settings) -> None:
         AuthError, ContractError, AlertsError: see :func:`create_app`.
     """
     with listen.listen(settings) as listening:
+        keys = auth.keys(settings)
         redact.install(settings)
-        app = create_app(settings)
+        app = create_app(settings, keys=keys)
         scheme = "https" if settings.api.tls_certificate else "http"
         _log.info("serving on %s://%s:%s", scheme, settings.api.host, listening.getsockname()[1])
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure
