@@ -80,12 +80,6 @@ class Reads:
         found = await self._of_redis(self._redis.get(f"recs:{user}"))
         return orjson.loads(found) if found else None
 
-    async def live_services(self, kind: str) -> dict[str, Any]:
-        """What is shown of each ``service`` or ``host`` now, by name."""
-        names = [key async for key in self._redis.scan_iter(f"live:{kind}:*", 500)] if kind else []
-        found = await self._of_redis(self._redis.mget(names)) if names else []
-        return {n.removeprefix(f"live:{kind}:"): orjson.loads(v) for n, v in zip(names, found, strict=True) if v}
-
     async def processors(self) -> dict[str, Any]:
         """What the real-time processes last said of themselves, by name."""
         found = await self._of_redis(self._redis.hgetall("live:processors"))
@@ -132,6 +126,9 @@ class Reads:
         except ApiError as error:
             if error.status_code == 400:
                 raise Problem(422, "invalid-request", "Elasticsearch does not understand the search.") from None
+            if error.status_code == 404:
+                detail = f"Elasticsearch has no index {index} yet: the stream makes it with its first log."
+                raise Problem(503, "store-away", detail, {"Retry-After": "5"}, store="elasticsearch") from None
             raise _away("elasticsearch", error) from None
         except TransportError as error:
             raise _away("elasticsearch", error) from None

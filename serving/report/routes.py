@@ -29,12 +29,7 @@ FIRST = Date(1970, 1, 1)
 WITHIN_S = 120.0
 AT_ONCE = 4
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(html|pdf))?")
-_HEADERS = {
-    "Cache-Control": "private, no-cache",
-    "Vary": "Accept, Authorization",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization"}
 Result = TypeVar("Result")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Query, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving import formats
 from serving.ask import Ask, Condition, ask
@@ -17,31 +17,29 @@ from serving.problems import Problem, documented
 from serving.reads import age_s
 from serving.service import LARGEST_PAGE, MOST_ROWS, Service, now
 
-FILTER = Query(
-    alias="filter", max_length=2000, examples=[["requests:ge:10", "service:in:gateway,posts"]],
-    description="`column:operator:value`, all of which hold; operators eq ne gt ge lt le in contains null.",
-)  # fmt: skip
 RFC3339 = "RFC 3339 with offset, or a date for its midnight, UTC."
+Time = Annotated[str | None, Field(max_length=40, examples=["2026-01-31T12:00:00Z"])]
+Columns = Annotated[str | None, Field(max_length=1000)]
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(BaseModel):
     """The parameters of a collection over a table."""
 
-    filters: Annotated[list[str], FILTER] = ()  # type: ignore[assignment]
-    select: Annotated[str | None, Query(max_length=1000, description="Columns, separated by commas.")] = None
-    order: Annotated[
-        str | None, Query(max_length=1000, description="Columns, separated by commas; `-` before one for descending.")
-    ] = None
-    since: Annotated[str | None, Query(alias="from", max_length=40, description=f"The first time. {RFC3339}")] = None
-    until: Annotated[
-        str | None, Query(alias="to", max_length=40, description=f"The first time no longer wanted. {RFC3339}")
-    ] = None
-    limit: Annotated[
-        int, Query(ge=1, le=MOST_ROWS, description=f"Rows; of more than {LARGEST_PAGE} there is a stream, not JSON.")
-    ] = 100
-    cursor: Annotated[str | None, Query(max_length=4096, description="`next` of the page before.")] = None
-    version: Annotated[int | None, Query(ge=0, le=2**53, description="Of the table, to travel back in time.")] = None
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filters: list[Annotated[str, Field(max_length=5000)]] = Field(
+        [], alias="filter", max_length=20, examples=[["requests:ge:10", "service:in:gateway,posts"]],
+        description="`column:operator:value`, all of which hold; operators eq ne gt ge lt le in contains null.",
+    )  # fmt: skip
+    select: Columns = Field(None, description="Columns, separated by commas.")
+    order: Columns = Field(None, description="Columns, separated by commas; `-` before one for descending.")
+    since: Time = Field(None, alias="from", description=f"The first time. {RFC3339}")
+    until: Time = Field(None, alias="to", description=f"The first time that is no longer wanted. {RFC3339}")
+    limit: int = Field(
+        100, ge=1, le=MOST_ROWS, description=f"Rows; of more than {LARGEST_PAGE} there is a stream, not JSON."
+    )
+    cursor: str | None = Field(None, max_length=4096, description="`next` of the page before.")
+    version: int | None = Field(None, ge=0, le=2**53, description="Of the table, to travel back in time.")
 
     def of(self, table: str, caller: Caller, *where: Condition) -> Ask:
         """The question to a table."""

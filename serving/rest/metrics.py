@@ -39,7 +39,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1", tags=["metrics"])
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]
-    rows = Annotated[Wanted, Depends()]
+    rows = Annotated[Wanted, Query()]
 
     @made.get("/activity", responses=described())
     async def activity(caller: reader, request: Request, wanted: rows) -> Response:

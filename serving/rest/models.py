@@ -1,11 +1,11 @@
 """``/v1/models`` and ``/v1/predictions``: which versions answer, and their answers."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from serving import auth, formats
-from serving.ask import ask
+from serving.ask import Condition, ask
 from serving.auth import Caller
 from serving.catalog import find
 from serving.predictions import Minutes, Predictions, Series, Taste
@@ -25,11 +25,15 @@ def router(service: Service, predictions: Predictions, keys: auth.Keys) -> APIRo
         return collection(await service.thread(predictions.models))
 
     @made.get("/models/{name}/decisions")
-    async def decisions(name: str, caller: asker) -> Response:
+    async def decisions(
+        name: Literal["recommender", "anomaly", "trend"],
+        caller: asker,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> Response:
         """Who let which version answer, when and why, and what was refused (``ops.promotions``), the newest first."""
-        question = ask(find("ops.promotions"), caller, filters=[f"model:eq:{name[:100]}"])
+        question = ask(find("ops.promotions"), caller, where=[Condition("model", "eq", name)], limit=limit)
         page = await service.page(caller, question)
-        return collection(formats.objects(page.rows), page.next)
+        return collection(formats.objects(page.rows))
 
     @made.post("/predictions/recommender")
     async def recommender(taste: Taste, caller: asker) -> Response:

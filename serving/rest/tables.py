@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from serving import auth
 from serving.auth import Caller
@@ -39,7 +39,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         return answer(_described(readable, caller) | state | {"age_s": age_s(snapshot.at, now())})
 
     @made.get("/{name}/rows", responses=described())
-    async def rows(name: str, caller: reader, request: Request, wanted: Annotated[Wanted, Depends()]) -> Response:
+    async def rows(name: str, caller: reader, request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
         """Rows of a table, the newest first."""
         return await respond(service, request, caller, wanted, wanted.of(name, caller))
 

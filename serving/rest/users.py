@@ -26,10 +26,9 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
         """A user's newest days (``gold.user_activity_daily``), what they do now, and their profile."""
         service.about(caller, user)
         table = find("gold.user_activity_daily")
-        # Whoever may name a user learns nothing by the name.
-        named = Caller(caller.subject, caller.scopes | {PII}, caller.user_id)
-        question = ask(table, named, where=[Condition("user_id", "eq", user)], limit=days)
-        page = await service.page(named, question)
+        columns = ",".join(name for name in table.table.schema.names if name not in table.personal)
+        question = ask(table, caller, where=[Condition("user_id", "eq", user)], select=columns, limit=days)
+        page = await service.page(caller, question, recorded=False)
         live = await service.reads.live_user(user)
         profile = await service.reads.profile(user)
         if page.rows.num_rows == 0 and live is None and profile is None:
