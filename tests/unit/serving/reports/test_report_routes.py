@@ -21,7 +21,8 @@ from serving import problems
 from serving.auth import issue
 from serving.report.made import Reports
 from serving.report.pdf import PdfError
-from serving.report.routes import router
+from serving.report.routes import KeptReport, router
+from serving.rest.answers import Collection
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +127,7 @@ async def test_kept_reports_are_listed_the_newest_first(reports: Reports) -> Non
         assert first["data"][1] | {"made_at": None} == {
             "date": "2026-11-24", "languages": ["en"], "pdf": [], "made_at": None, "url": "/reports/2026-11-24",
         }  # fmt: skip
+        assert Collection[KeptReport].model_validate(first)
         rest = (await api.get("/reports", params={"cursor": first["next"]})).json()
         assert [row["date"] for row in rest["data"]] == ["2026-11-23"] and rest["next"] is None
         assert (await api.get("/reports?cursor=nonsense")).status_code == 422
