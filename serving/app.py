@@ -18,6 +18,7 @@ from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, edge, events, listen, redact
 from serving.access import AccessLog
 from serving.cache import Store
+from serving.graphql import http as graphql
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.rates import Turns
@@ -57,6 +58,7 @@ def create_app(
     log, turns = AccessLog.of(settings), Turns(settings)
     service = Service(settings, keys, Served(settings), reads, record or log, kept)
     state = Status(service, settings)
+    recommend, predictions = Recommendations(settings, reads), Predictions(settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -70,16 +72,18 @@ def create_app(
         await asyncio.to_thread(log.close)
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
-    edge.install(app, settings, auth.Tokens(keys, settings.api), turns)
+    tokens = auth.Tokens(keys, settings.api)
+    edge.install(app, settings, tokens, turns)
     app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),
-        users.router(service, Recommendations(settings, reads), keys),
+        users.router(service, recommend, keys),
         logs.router(service, keys),
-        models.router(service, Predictions(settings), keys),
+        models.router(service, predictions, keys),
         status.router(state, keys),
         alerts.router(alerts.Standing(service, settings), keys),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
         reports.router(settings, keys),
     ):
         app.include_router(made)

@@ -152,10 +152,6 @@ class Served:
         """The versions that are served now, of every table that is followed."""
         return [known.snapshot for known in list(self._tables.values()) if known.snapshot is not None]
 
-    def held(self) -> list[Snapshot]:
-        """The versions that are served now, of every table that is followed."""
-        return [known.snapshot for known in list(self._tables.values()) if known.snapshot is not None]
-
     def snapshot(self, name: str, version: int | None = None) -> Snapshot:
         """The version that is served, or another one by its number. Blocks: to be called from a thread.
 

@@ -48,7 +48,10 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "score": ("How strong; larger is more.", 0.87),
     "model_version": ("The version of the model that said so.", "3"),
     "at": ("When.", "2026-01-31T12:00:00Z"),
-    "series": ("What is watched or foretold, such as `service/<name>/<measure>` or `host/<name>/<metric>`.", "service/gateway/p95_ms"),
+    "series": (
+        "What is watched or foretold, such as `service/<name>/<measure>` or `host/<name>/<metric>`.",
+        "service/gateway/p95_ms",
+    ),
     "time": ("When it was.", "2026-01-31T12:00:00Z"),
     "value": ("What was seen.", 27.9),
     "expected": ("What was to be expected.", 25.0),

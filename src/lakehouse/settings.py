@@ -152,6 +152,8 @@ class Api(_Part):
     """Queries of the lake that run at the same time; others wait."""
     query_timeout: timedelta = timedelta(seconds=10)
     """After which a query of the lake is given up."""
+    introspection: bool = False
+    """Whether any token may ask GraphQL for its schema; with the profile ``local`` it always may."""
     jwks_url: str | None = None
     """The keys of an identity provider whose tokens are taken too: ``https://...``, or the path of a file."""
     issuer: str | None = None
