@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,22 +15,23 @@ from fastapi import FastAPI
 from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
-from serving import auth, events, problems
+from serving import auth, edge, events, listen, redact
+from serving.access import AccessLog
+from serving.cache import Store
+from serving.graphql import http as graphql
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
+from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
-from serving.rest import logs, metrics, models, status, tables, users
+from serving.report import routes as reports
+from serving.rest import alerts, logs, metrics, models, status, tables, users
 from serving.served import Served
 from serving.service import Recorder, Service
 from serving.status import Status
 from serving.stores import Answers, RedisAnswers
 
 _log = logging.getLogger(__name__)
-
-
-class ApiError(Exception):
-    """The API cannot be served; one line that says what to do."""
 
 
 def create_app(
@@ -40,6 +41,7 @@ def create_app(
     keys: auth.Keys | None = None,
     record: Recorder | None = None,
     reads: Reads | None = None,
+    kept: Store | None = None,
 ) -> FastAPI:
     """The application. What is not given is made from the settings; both are closed when the application ends.
 
@@ -51,29 +53,38 @@ def create_app(
     contract = contracts()["user-events"]
     sending = delivery or Delivery(lambda: bounded_producer(settings), settings.api.delivery_timeout)
     # Longer than a request can take: checks, handing over, the wait.
-    kept = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
+    given = answers or RedisAnswers(settings, busy=2 * settings.api.delivery_timeout + timedelta(seconds=30))
     reads = reads or Reads(settings)
-    service = Service(settings, keys, Served(settings), reads, record or (lambda *_: None))
+    log, turns = AccessLog.of(settings), Turns(settings)
+    service = Service(settings, keys, Served(settings), reads, record or log, kept)
     state = Status(service, settings)
+    recommend, predictions = Recommendations(settings, reads), Predictions(settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
+        log.start()
         yield
         sending.close()
-        await kept.close()
+        await given.close()
         await state.close()
         await service.close()
+        await turns.close()
+        await asyncio.to_thread(log.close)
 
     app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
-    problems.install(app)
-    app.include_router(events.router(contract, sending, kept, keys))
+    tokens = auth.Tokens(keys, settings.api)
+    edge.install(app, settings, tokens, turns)
+    app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),
-        users.router(service, Recommendations(settings, reads), keys),
+        users.router(service, recommend, keys),
         logs.router(service, keys),
-        models.router(service, Predictions(settings), keys),
+        models.router(service, predictions, keys),
         status.router(state, keys),
+        alerts.router(alerts.Standing(service, settings), keys),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
+        reports.router(settings, keys),
     ):
         app.include_router(made)
 
@@ -96,27 +107,14 @@ def serve(settings: Settings) -> None:
     """Serve until asked to end (SIGINT, SIGTERM): requests under way are answered first, for up to 15 s.
 
     Raises:
-        ApiError: the address cannot be listened on.
+        ListenError: the address cannot, or may not, be listened on.
         AuthError, ContractError: see :func:`create_app`.
     """
-    host, port = settings.api.host, settings.api.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ApiError(
-            f"cannot listen on {host}:{port} ({error.strerror}): set LAKEHOUSE_API__HOST or __PORT"
-        ) from None
-    with listening:
-        app = create_app(settings)
-        _log.info("serving on http://%s:%s", host, listening.getsockname()[1])
-        config = uvicorn.Config(
-            app,
-            log_config=None,  # ours: one line a request, with its id
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=30,  # longer than clients hold idle connections, so that they are the ones who close
-            timeout_graceful_shutdown=15,
-        )
+    with listen.listen(settings) as listening:
+        keys = auth.keys(settings)
+        redact.install(settings)
+        app = create_app(settings, keys=keys)
+        scheme = "https" if settings.api.tls_certificate else "http"
+        _log.info("serving on %s://%s:%s", scheme, settings.api.host, listening.getsockname()[1])
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(uvicorn.Config(app, **listen.options(settings))).run(sockets=[listening])

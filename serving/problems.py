@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import orjson
@@ -16,6 +17,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lakehouse import logs
+from serving.tracing import trace_id
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "X-Request-Id"
@@ -54,6 +58,13 @@ class Problem(Exception):
         return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with a problem, from a place where none can be raised; a WebSocket is not opened."""
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008, "reason": problem.name})
+    await problem.response(scope.get("state", {}).get("request_id", ""))(scope, receive, send)
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that a route answers with."""
     strings = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
@@ -77,6 +88,11 @@ class RequestIds:
         given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
         request_id = given if _GIVEN_ID(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        trace = trace_id(scope["headers"])
+        with logs.about(request_id=request_id, **({} if trace is None else {"trace_id": trace})):
+            await self._answer(request_id, scope, receive, send)
+
+    async def _answer(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, began = 0, time.monotonic()
 
         async def named(message: Message) -> None:
@@ -97,7 +113,9 @@ class RequestIds:
             problem = Problem(500, "internal", "This is a fault of the API; its log names the request's id.")
             await problem.response(request_id)(scope, receive, named)
         took_ms = 1000 * (time.monotonic() - began)
-        _log.info("%s %s %s %.0f ms request %s", scope["method"], scope["path"], status or "gone", took_ms, request_id)
+        # Without the query, which may hold anything, and as it was sent: a path may hold the end of a line.
+        path = quote(scope["path"][:500], safe="/:@!$&'()*+,;=~")
+        _log.info("%s %s %s %.0f ms request %s", scope["method"], path, status or "gone", took_ms, request_id)
 
 
 def install(app: FastAPI) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from fakes import KEYS, Broker, Remembered
 
-from lakehouse.settings import Redis, Settings
+from lakehouse.settings import Api, Rate, Rates, Redis, Settings
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import issue
@@ -32,7 +32,8 @@ ACCEPTS = ["application/json", "application/x-ndjson", "text/csv", "application/
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Settings:
-    settings = local_lake(tmp_path).model_copy(update={"redis": Redis(url="redis://127.0.0.1:1/0")})
+    no_limit = Api(rate=Rates(read=Rate(per_minute=0)))
+    settings = local_lake(tmp_path).model_copy(update={"redis": Redis(url="redis://127.0.0.1:1/0"), "api": no_limit})
     events = [
         {
             "event_id": f"e{n}", "event_type": "comment", "user_id": f"u{n % 3}", "post_id": "p1",
@@ -68,14 +69,14 @@ async def client(settings: Settings, record: Any = None) -> AsyncIterator[httpx2
     app = create_app(settings, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS, record)
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api") as made,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as made,
     ):
         yield made
 
 
 def token(*scopes: str, subject: str = "tester", user: str | None = None) -> dict[str, str]:
     more = {} if user is None else {"user_id": user}
-    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(minutes=5), **more)}"}
+    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(hours=1), **more)}"}
 
 
 READER = token("read:tables", "read:metrics", "read:users")
