@@ -74,7 +74,7 @@ async def api(anyio_backend: str, lake: Settings) -> AsyncIterator[httpx2.AsyncC
     app = create_app(lake, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS, kept=Store())
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api") as made,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as made,
     ):
         yield made
 
