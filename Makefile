@@ -3,7 +3,7 @@ BIN := .venv/bin
 PROFILE ?= local
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo beats up down test test-unit test-streaming test-integration test-long lint lock clean
+.PHONY: help setup demo beats up down test test-unit test-streaming test-integration test-long lint schema lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-integration: setup ## real servers, started for the run
 
 test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
 	@$(BIN)/pytest tests/unit tests/streaming tests/integration -m long -s
+
+schema: setup ## docs/schema.graphql afresh, after a change of what GraphQL answers
+	@$(BIN)/lakehouse schema graphql --write
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv
