@@ -3,7 +3,11 @@ BIN := .venv/bin
 PROFILE ?= local
 .DEFAULT_GOAL := help
 
+<<<<<<< HEAD
 .PHONY: help setup demo beats dashboard browser up down test test-unit test-streaming test-integration test-browser test-long lint lock clean
+=======
+.PHONY: help setup demo beats up down test test-unit test-streaming test-integration test-long lint schema lock clean
+>>>>>>> graphql
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -77,6 +81,9 @@ test-browser: setup browser ## the pages: their pure parts by Vitest, then all o
 
 test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
 	@$(BIN)/pytest tests/unit tests/streaming tests/integration -m long -s
+
+schema: setup ## docs/schema.graphql afresh, after a change of what GraphQL answers
+	@$(BIN)/lakehouse schema graphql --write
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

@@ -408,6 +408,18 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
 
 
 @app.command()
+def schema(
+    name: Annotated[Literal["graphql"], typer.Argument(help="Which description.")],
+    write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
+) -> None:
+    """Print a description of the API, as clients are made from it."""
+    _from_checkout()
+    from serving import schema_files
+
+    typer.echo(f"wrote {schema_files.write(name)}" if write else schema_files.text(name), nl=write)
+
+
+@app.command()
 def dashboard() -> None:
     """Print the address of the dashboard with a token that may see all of it but personal data, for twelve hours."""
     _from_checkout()
