@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
-from serving import auth, edge, events, listen, redact
+from serving import auth, edge, events, listen, openapi, redact
 from serving.access import AccessLog
 from serving.cache import Store
 from serving.predictions import Predictions
@@ -24,6 +24,7 @@ from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
 from serving.rest import logs, metrics, models, status, tables, users
+from serving.rest.answers import Health, said
 from serving.served import Served
 from serving.service import Recorder, Service
 from serving.status import Status
@@ -68,7 +69,11 @@ def create_app(
         await turns.close()
         await asyncio.to_thread(log.close)
 
-    app = FastAPI(title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None,
+        generate_unique_id_function=openapi.operation_id,
+    )  # fmt: skip
+    openapi.install(app)
     edge.install(app, settings, auth.Tokens(keys, settings.api), turns)
     app.include_router(events.router(contract, sending, given, keys))
     for made in (
@@ -81,12 +86,12 @@ def create_app(
     ):
         app.include_router(made)
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["platform"], responses=said(Health))
     async def healthz() -> dict[str, str]:
         """The process serves requests."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=documented(503))
+    @app.get("/readyz", tags=["platform"], responses=said(Health) | documented(503))
     async def readyz() -> dict[str, str]:
         """Events can be taken: the broker answers and has their topic."""
         if trouble := await sending.trouble(contract.topic):

@@ -74,7 +74,7 @@ class LiveActivity(_Said):
     """What happens on the site now, as the real-time processor counts it."""
 
     at: datetime | None = Field(description="When it was counted; null where no processor shows anything.")
-    active_users: Count | None = Field(description="Users seen in the last five minutes.", examples=[41])
+    active_users: Count | None = Field(description="Users who were seen of late.", examples=[41])
     events_1m: dict[str, Count] = Field(description="Events of the last 60 s, by type.", examples=[{"view": 120}])
 
 
@@ -218,7 +218,7 @@ class Notification(_Said):
     at: datetime
     text: str | None = Field(description="Null without `read:pii`, but for one's own.")
     quiet: bool | None = Field(None, description="Whether it fell into the user's quiet hours.")
-    suppressed: int | bool | None = Field(None, description="What was left out before it.")
+    suppressed: bool | None = Field(None, description="Whether it was one too many, or of long ago.")
 
 
 # --- logs ----------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ class Minute(_Said):
     expected: list[float | None] = Field(description="Of every value.")
 
 
-class Minutes(_Said):
+class Unusual(_Said):
     """How unusual minutes are."""
 
     model_version: ModelVersion
