@@ -18,12 +18,14 @@ from lakehouse.sources.delivery import Delivery, bounded_producer
 from serving import auth, edge, events, listen, openapi, redact
 from serving.access import AccessLog
 from serving.cache import Store
+from serving.graphql import http as graphql
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
-from serving.rest import logs, metrics, models, status, tables, users
+from serving.report import routes as reports
+from serving.rest import alerts, logs, metrics, models, status, tables, users
 from serving.rest.answers import Health, said
 from serving.served import Served
 from serving.service import Recorder, Service
@@ -57,6 +59,7 @@ def create_app(
     log, turns = AccessLog.of(settings), Turns(settings)
     service = Service(settings, keys, Served(settings), reads, record or log, kept)
     state = Status(service, settings)
+    recommend, predictions = Recommendations(settings, reads), Predictions(settings)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -74,15 +77,19 @@ def create_app(
         generate_unique_id_function=openapi.operation_id,
     )  # fmt: skip
     openapi.install(app)
-    edge.install(app, settings, auth.Tokens(keys, settings.api), turns)
+    tokens = auth.Tokens(keys, settings.api)
+    edge.install(app, settings, tokens, turns)
     app.include_router(events.router(contract, sending, given, keys))
     for made in (
         tables.router(service, keys),
         metrics.router(service, keys),
-        users.router(service, Recommendations(settings, reads), keys),
+        users.router(service, recommend, keys),
         logs.router(service, keys),
-        models.router(service, Predictions(settings), keys),
+        models.router(service, predictions, keys),
         status.router(state, keys),
+        alerts.router(alerts.Standing(service, settings), keys),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
+        reports.router(settings, keys),
     ):
         app.include_router(made)
 
@@ -109,8 +116,9 @@ def serve(settings: Settings) -> None:
         AuthError, ContractError: see :func:`create_app`.
     """
     with listen.listen(settings) as listening:
+        keys = auth.keys(settings)
         redact.install(settings)
-        app = create_app(settings)
+        app = create_app(settings, keys=keys)
         scheme = "https" if settings.api.tls_certificate else "http"
         _log.info("serving on %s://%s:%s", scheme, settings.api.host, listening.getsockname()[1])
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure

@@ -68,13 +68,16 @@ class Ask:
         words = [self.table.name, self.select, [(c.column, c.operator, c.value) for c in self.where], self.order]
         return hashlib.blake2b(orjson.dumps(words, default=str), digest_size=12).hexdigest()
 
-    def sql(self, relation: str, caller: Caller, veil: str = "", count: bool = False) -> tuple[str, list[Any]]:
+    def sql(
+        self, relation: str, caller: Caller, veil: str = "", count: bool = False, per: str | None = None
+    ) -> tuple[str, list[Any]]:
         """SELECT with parameters over a relation, of the caller's rows alone; one row more than the limit is asked for.
 
         Only names of the table's columns become text. ``veil`` is the secret of what is ordered without being shown.
+        With ``per``, a column, there are so many rows of each of its values.
         """
         clauses, bound = [], []
-        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order)))
+        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order), *([per] if per else [])))
         veiled = [column.removeprefix(VEIL) for column in wanted if column.startswith(VEIL)] if not count else []
         if veiled:
             if not veil:
@@ -98,11 +101,15 @@ class Ask:
         text = f"select {names} from {relation}"
         if clauses:
             text += " where " + " and ".join(clauses)
-        if not count:
-            ordered = (f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
-            text += f" order by {', '.join(ordered)} limit {self.limit + 1:d}"
-            if self.after is None and self.skip:
-                text += f" offset {self.skip:d}"
+        if count:
+            return text, bound
+        ordered = ", ".join(f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
+        if per:
+            numbered = f'row_number() over (partition by "{per}" order by {ordered})'
+            return f"{text} qualify {numbered} <= {self.limit + 1:d} order by {ordered}", bound
+        text += f" order by {ordered} limit {self.limit + 1:d}"
+        if self.after is None and self.skip:
+            text += f" offset {self.skip:d}"
         return text, bound
 
 
@@ -111,6 +118,7 @@ def ask(
     caller: Caller,
     *,
     filters: Sequence[str] = (),
+    conditions: Sequence[tuple[str, str, str | Sequence[str]]] = (),
     where: Sequence[Condition] = (),
     select: str | None = None,
     order: str | None = None,
@@ -125,6 +133,7 @@ def ask(
         table: what is asked.
         caller: who asks; what is hidden from them cannot be asked by, as an order or a condition would tell it.
         filters: ``column:operator:value`` each.
+        conditions: the same in parts: column, operator and value in words; for ``in`` several of them.
         where: conditions that the route itself makes, which are not checked.
         select: columns, separated by commas; all by default.
         order: columns, ``-`` before one for descending; by default the newest first.
@@ -141,9 +150,9 @@ def ask(
     names = table.table.schema.names
     hidden = table.hidden(caller)
     columns = _columns("select", select, table) if select else tuple(names)
-    if len(filters) > MOST_CONDITIONS:
+    if len(filters) + len(conditions) > MOST_CONDITIONS:
         raise wrong("filter", f"at most {MOST_CONDITIONS} conditions")
-    conditions = [_condition(text, table) for text in filters]
+    checked = [_condition(text, table) for text in filters] + [_checked(*words, table) for words in conditions]
     wanted: list[tuple[str, bool]] = []
     for word in (order or "").split(",") if order else ():
         (column,) = _columns("order", word.strip().removeprefix("-"), table)
@@ -152,7 +161,7 @@ def ask(
         wanted.append((column, word.strip().startswith("-")))
     if len(dict(wanted)) < len(wanted):
         raise wrong("order", "a column is there twice")
-    for column in [*(c.column for c in conditions), *dict(wanted)]:
+    for column in [*(c.column for c in checked), *dict(wanted)]:
         if column in hidden:
             detail = f"{column} is personal: to filter or order by it needs the scope read:pii."
             raise Problem(403, "insufficient-scope", detail, scope="read:pii")
@@ -160,11 +169,16 @@ def ask(
         if text is not None:
             if table.time is None:
                 raise wrong(name, f"{table.name} has no time")
-            conditions.append(Condition(table.time, operator, _bound(text, table, name)))  # type: ignore[arg-type]
+            checked.append(Condition(table.time, operator, _bound(text, table, name)))  # type: ignore[arg-type]
     if not wanted and table.time:
         wanted = [(table.time, True)]
     key = [(VEIL * (column in hidden) + column, False) for column in table.table.key if column not in dict(wanted)]
-    return Ask(table, columns, (*where, *conditions), (*wanted, *key), limit, None, version)
+    return Ask(table, columns, (*where, *checked), (*wanted, *key), limit, None, version)
+
+
+def of_one(question: Ask, column: str, value: str) -> Ask:
+    """The same question for the rows of one value of a column."""
+    return replace(question, where=(Condition(column, "eq", value), *question.where))
 
 
 def following(question: Ask, row: dict[str, Any]) -> Ask:
@@ -187,6 +201,11 @@ def _condition(text: str, table: Readable) -> Condition:
     operator, colon, value = rest.partition(":")
     if not colon or operator not in OPERATORS:
         raise wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
+    return _checked(column, operator, value.split(",") if operator == "in" else value, table)
+
+
+def _checked(column: str, operator: str, value: str | Sequence[str], table: Readable) -> Condition:
+    """A condition of words that the table understands."""
     if (column,) != _columns("filter", column, table):
         raise wrong("filter", f"{column[:100]!r} is not a column's name")
     if operator == "null":
@@ -196,12 +215,12 @@ def _condition(text: str, table: Readable) -> Condition:
     if not table.comparable(column):
         raise wrong("filter", f"{column} can only be compared with null")
     if operator == "in":
-        values = value.split(",")
-        if len(values) > MOST_VALUES:
+        if len(value) > MOST_VALUES:
             raise wrong("filter", f"at most {MOST_VALUES} values")
-        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in values))
+        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in value))
     if operator == "contains" and not isinstance(table.type_of(column), T.StringType):
         raise wrong("filter", f"{column} is no text")
+    assert isinstance(value, str)
     return Condition(column, operator, _value(value, table, column, "filter"))  # type: ignore[arg-type]
 
 

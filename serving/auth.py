@@ -322,19 +322,32 @@ def known(found: Caller | Problem | None) -> Caller:
 _bearer = HTTPBearer(auto_error=False, description="`lakehouse token --scope ...` prints one.")
 
 
-def caller(keys: Keys, scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets callers with a scope pass; it is resolved before the body is read.
+def anyone(keys: Keys) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that lets callers with a valid token pass; it is resolved before the body is read.
 
     ``keys`` are for an application without :class:`Authentication`.
 
     Raises:
-        Problem: 401 without a valid token, 403 without the scope.
+        Problem: 401 without a valid token.
     """
     tokens = Tokens(keys)
 
     async def allowed(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
         state = request.scope.get("state", {})
-        found = state["caller"] if "caller" in state else await tokens.of(request.scope["headers"])
-        return known(found).require(scope)
+        return known(state["caller"] if "caller" in state else await tokens.of(request.scope["headers"]))
+
+    return allowed
+
+
+def caller(keys: Keys, scope: Scope) -> Callable[..., Awaitable[Caller]]:
+    """As :func:`anyone`, for callers with a scope.
+
+    Raises:
+        Problem: 401 without a valid token, 403 without the scope.
+    """
+    valid = anyone(keys)
+
+    async def allowed(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+        return (await valid(request, _)).require(scope)
 
     return allowed

@@ -112,12 +112,10 @@ def operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _given(schema: dict[str, Any]) -> dict[str, Any]:
     """What a parameter is if it is there; there is no null in a query."""
-    options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
+    options: list[dict[str, Any]] = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
     if len(options) != 1:
         return schema
-    (option,) = options
-    rest: dict[str, Any] = {name: value for name, value in schema.items() if name != "anyOf"}
-    return rest | option
+    return {name: value for name, value in schema.items() if name != "anyOf"} | options[0]
 
 
 def _untitled(value: Any) -> None:

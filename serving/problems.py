@@ -18,6 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lakehouse import logs
+from serving.tracing import trace_id
+
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "X-Request-Id"
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
@@ -119,6 +122,11 @@ class RequestIds:
         given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
         request_id = given if _GIVEN_ID(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        trace = trace_id(scope["headers"])
+        with logs.about(request_id=request_id, **({} if trace is None else {"trace_id": trace})):
+            await self._answer(request_id, scope, receive, send)
+
+    async def _answer(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, began = 0, time.monotonic()
 
         async def named(message: Message) -> None:

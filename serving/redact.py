@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,7 +24,7 @@ _PATTERNS = (
     (
         re.compile(
             r"(?i)(authorization|cookie|api[_-]?key|access[_-]?token|id[_-]?token|token|secret|password|passwd)"
-            r"(['\"]?\s?(?:=|:|,\sb?['\"])\s?b?['\"]?)(?!\[hidden\]|(?:bearer|basic)\b)[^\s&'\",;]+"
+            r"(['\"]?\s?(?:=|:|,\sb?['\"])\s?(?:b?['\"])?)(?!\[hidden\]|(?:bearer|basic)\b)[^\s&'\",;]+"
         ),
         rf"\1\2{HIDDEN}",
     ),
@@ -71,10 +72,15 @@ def install(settings: Settings) -> None:
 
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret of the settings, the passwords in addresses, and the local keys."""
+    addresses = [s.get_secret_value() for s in (settings.redis.url, settings.mongo.uri, settings.elasticsearch.url)]
     for secret in _secrets(settings):
-        yield secret
-        if "://" in secret and (password := urlsplit(secret).password):
+        password = None
+        with suppress(ValueError):  # no address
+            password = urlsplit(secret).password
+        if password:
             yield from {password, unquote(password)}
+        if password or secret not in addresses:  # where a store is without a password is no secret
+            yield secret
     try:
         yield from read(local_path(settings)).secrets.values()
     except AuthError:

@@ -344,6 +344,23 @@ class Outlook(_Said):
 # --- the platform --------------------------------------------------------------------------------------------------
 
 
+class Alert(_Said):
+    """What a rule says of a subject."""
+
+    rule: str = Field(examples=["error rate of a service"])
+    subject: str = Field(examples=["gateway"])
+    severity: Literal["info", "warning", "critical"]
+    state: Literal["pending", "firing", "recovered"]
+    since: datetime = Field(description="The first minute that matched.")
+    value: float | str | bool | None = Field(description="Of the rule's first condition; null for real-time rules.")
+    text: str
+    recovered_at: datetime | None
+    at: datetime = Field(description="As of when it is known.")
+    source: Literal["tables", "realtime"]
+    silenced: bool
+    silenced_until: datetime | None
+
+
 class Topic(_Said):
     """How far a topic is in gold."""
 

@@ -4,10 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from serving import auth, formats
+from serving import auth, formats, measures
 from serving.ask import Condition
 from serving.auth import Caller
-from serving.catalog import find
 from serving.problems import documented
 from serving.rest.answers import Collection, HostNow, LiveActivity, ServiceNow, SlowPath, TrendingPost, said
 from serving.rest.common import Wanted, answer, collection, described, path, respond
@@ -16,27 +15,6 @@ from serving.service import Service
 Post = Annotated[str, path("The post.", "p00017")]
 Named = Annotated[str, path("The service.", "gateway")]
 Host = Annotated[str, path("The host.", "db-1")]
-NEWEST = """
-select service, window_start, requests, errors, error_rate, p50_ms, p95_ms, p99_ms
-from rows where window_start >= (select max(window_start) from rows) - interval 1 day
-qualify row_number() over (partition by service order by window_start desc) = 1 order by service
-"""
-HOSTS = """
-select host, max(window_start) as last_seen, {metrics} from rows
-where window_start >= (select max(window_start) from rows) - interval 1 day group by host order by host
-"""
-HOST_METRICS = {
-    "cpu": "system.cpu.total.norm.pct",
-    "memory": "system.memory.actual.used.pct",
-    "disk": "system.filesystem.used.pct",
-}
-PATHS = """
-select url.path as path, count(*) as requests, count(*) filter (http.response.status_code >= 500) as errors,
-  quantile_cont(event.duration / 1e6, 0.5) as p50_ms, quantile_cont(event.duration / 1e6, 0.95) as p95_ms,
-  max(event.duration) / 1e6 as max_ms
-from rows where service.name = ? and http.response.status_code is not null and url.path is not null
-  and time > (select max(time) from rows) - to_minutes(?) group by path order by p95_ms desc nulls last limit ?
-"""
 
 
 def router(service: Service, keys: auth.Keys) -> APIRouter:
@@ -80,7 +58,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     @made.get("/services", responses=said(Collection[ServiceNow]) | documented(401, 403, 404, 429, 503, 504))
     async def services(caller: reader) -> Response:
         """The newest minute of every service of the last day (``gold.service_health_minute``)."""
-        found, snapshot = await service.query(caller, find("gold.service_health_minute"), NEWEST, [])
+        found, snapshot = await measures.newest_of_services(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
     @made.get("/services/{name}/health", responses=described("gold.service_health_minute"))
@@ -100,16 +78,14 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100, description="Paths.")] = 20,
     ) -> Response:
         """A service's slowest paths in its newest minutes (``silver.service_logs``)."""
-        found, snapshot = await service.query(caller, find("silver.service_logs"), PATHS, [name, minutes, limit])
-        return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
+        found, snapshot = await measures.slowest_paths(service, caller, [name], minutes, limit)
+        rows = formats.objects(found.drop_columns(["service_name"]))
+        return answer({"data": rows, "next": None, "version": snapshot.version})
 
     @made.get("/hosts", responses=said(Collection[HostNow]) | documented(401, 403, 404, 429, 503, 504))
     async def hosts(caller: reader) -> Response:
         """Every host of the last day: its newest processor, memory and disk (``gold.host_utilization_minute``)."""
-        newest = ", ".join(f"max_by(avg, window_start) filter (metric = ?) as {name}" for name in HOST_METRICS)
-        found, snapshot = await service.query(
-            caller, find("gold.host_utilization_minute"), HOSTS.format(metrics=newest), [*HOST_METRICS.values()]
-        )
+        found, snapshot = await measures.newest_of_hosts(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
     @made.get("/hosts/{name}/utilization", responses=described("gold.host_utilization_minute"))

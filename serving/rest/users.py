@@ -1,13 +1,13 @@
 """``/v1/users/{id}``: a user's activity, recommendations and notifications. A user's token reaches its own alone."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from serving import auth, formats
 from serving.ask import Condition, ask
 from serving.auth import Caller
-from serving.catalog import PII, find
+from serving.catalog import find
 from serving.problems import Problem, documented
 from serving.recommend import Recommendations
 from serving.rest.answers import Collection, Notification, Recommended, UserActivity, said
@@ -34,8 +34,8 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
         columns = ",".join(name for name in table.table.schema.names if name not in table.personal)
         question = ask(table, caller, where=[Condition("user_id", "eq", user)], select=columns, limit=days)
         page = await service.page(caller, question, recorded=False)
-        live = await service.reads.live_user(user)
-        profile = await service.reads.profile(user)
+        live = (await service.reads.live_users([user])).get(user)
+        profile = (await service.reads.profiles([user])).get(user)
         if page.rows.num_rows == 0 and live is None and profile is None:
             raise Problem(404, "no-such-user", "There is no such user for this token.")
         service.record(caller, "user activity", ("user_id",), 1, None)
@@ -69,11 +69,6 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
             found = found[:limit]
             following = service.cursors.seal(caller, about, [found[-1]["at"], found[-1]["id"]], None)
         service.record(caller, "notifications", ("user_id", "text"), len(found), None)
-        return collection([_shown(row, caller) for row in found], following)
+        return collection([service.told(row, caller) for row in found], following)
 
     return made
-
-
-def _shown(row: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    mine = caller.user_id is not None or PII in caller.scopes
-    return row if mine else {**row, "text": None}

@@ -628,12 +628,13 @@ def _watch_alerts() -> None:
 
     from lakehouse.alerting import run
 
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        run.watch(_settings(), stop)
+        run.watch(settings, stop)
     except run.Stuck as error:
         typer.echo(f"error: {error}", err=True)
         sys.stderr.flush()
@@ -698,6 +699,46 @@ def _print_silences(found: list[Silence], as_json: bool) -> None:
     from lakehouse.report import show_silences
 
     _print_json([one.document() for one in found]) if as_json else show_silences(found)
+
+
+@app.command()
+def report(
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day, UTC; today is told until now [yesterday].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there, as PDF if it ends so [keep it on the lake].")
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="As PDF; what is kept has one wherever there is a Chromium.")
+    ] = False,
+    lang: Annotated[Literal["en", "ko"], typer.Option(help="Of FILE; what is kept is in all languages.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Make the report of a day: what happened, how services, hosts, models and data were, what is expected."""
+    settings = _settings()
+    _from_checkout()
+    from serving.report.made import Reports, one, write, yesterday
+
+    reports = Reports(settings)
+    day = date.date() if date else yesterday()
+    if day > reports.now().date():
+        raise typer.BadParameter(f"--date {day} is yet to come")
+    if day.year < 1970:
+        raise typer.BadParameter(f"--date {day}: nothing is older than 1970-01-01")
+    with _steps(f"making the report of {day}"):
+        if out is None:
+            found: dict[str, Any] = write(reports, day, must_print=pdf)
+        else:
+            out.write_bytes(one(reports, day, lang, "pdf" if pdf or out.suffix == ".pdf" else "html"))
+            found = {"date": day.isoformat(), "kept": [str(out)]}
+    if as_json:
+        _print_json(found)
+        return
+    for where in found["kept"]:
+        typer.echo(where)
+    if "note" in found:
+        typer.echo(found["note"], err=True)
 
 
 # --- mending -------------------------------------------------------------------------------------------------------

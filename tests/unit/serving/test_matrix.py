@@ -148,7 +148,7 @@ def test_every_route_is_written_down(app: FastAPI) -> None:
     assert set(routes(app)) == set(ROUTES)
 
 
-def token(*scopes: Scope, user: str | None = None, ttl: timedelta = timedelta(minutes=5)) -> str:
+def token(*scopes: Scope, user: str | None = None, ttl: timedelta = timedelta(hours=1)) -> str:
     return issue(KEYS, "tester", [*scopes], ttl, user)
 
 
