@@ -34,6 +34,9 @@ TAGS: Mapping[str, str] = {
     "users": "A user's activity, recommendations and notifications. A user's token reaches its own alone.",
     "logs": "Logs by words, service, level, trace and time.",
     "models": "The models: which version answers, who decided so, and their answers.",
+    "live": "What happens now, as it happens.",
+    "graphql": "The same in one request, as its schema describes.",
+    "reports": "The report of a day, as a page or a PDF.",
     "platform": "How the platform is.",
 }
 LINKS: Mapping[str, Mapping[str, tuple[str, dict[str, str]]]] = {

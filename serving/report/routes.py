@@ -20,6 +20,7 @@ from serving.report.made import Reports
 from serving.report.page import policy
 from serving.report.pdf import PdfError
 from serving.report.words import Lang
+from serving.rest.answers import Collection, Report, said
 from serving.rest.common import collection
 
 HTML, PDF = "text/html", "application/pdf"
@@ -60,7 +61,7 @@ def router(settings: Settings, keys: auth.Keys, reports: Reports | None = None) 
         except PdfError as error:
             raise Problem(503, "no-pdf", f"{error}.", {"Retry-After": "60"}) from None
 
-    @made.get("/reports", responses=documented(401, 403, 422, 429, 503))
+    @made.get("/reports", responses=said(Collection[Report]) | documented(401, 403, 422, 429, 503))
     async def kept(
         caller: Annotated[Caller, allowed],
         limit: Annotated[int, Query(ge=1, le=1000, description="Days.")] = 100,

@@ -5,7 +5,8 @@ Routes write JSON themselves; tests hold them to what is said here.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date as Date
+from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -126,7 +127,7 @@ class HostNow(_Said):
 class Day(_Said):
     """A day of a user."""
 
-    date: date
+    date: Date
     events: int
     sessions: int
     posts: int
@@ -421,6 +422,16 @@ class Pipeline(_Said):
     stores: dict[str, StoreNow]
     batches: list[Batch] = Field(description="The newest 60 of every topic.")
     totals: list[Total]
+
+
+class Report(_Said):
+    """The report of a day that is kept."""
+
+    date: Date
+    languages: list[str] = Field(description="In which the page is kept.", examples=[["en", "ko"]])
+    pdf: list[str] = Field(description="In which the PDF is kept.", examples=[["en"]])
+    made_at: datetime
+    url: str = Field(examples=["/reports/2026-01-31"])
 
 
 class Health(_Said):
