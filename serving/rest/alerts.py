@@ -13,6 +13,7 @@ from lakehouse.settings import Settings
 from serving import auth
 from serving.auth import Caller
 from serving.problems import Problem, documented
+from serving.rest.answers import Alert, Collection, said
 from serving.rest.common import collection
 from serving.service import Service
 
@@ -49,7 +50,7 @@ def router(standing: Standing, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1", tags=["platform"])
 
-    @made.get("/alerts", responses=documented(401, 403, 429, 503))
+    @made.get("/alerts", responses=said(Collection[Alert]) | documented(401, 403, 429, 503))
     async def alerts_of_now(caller: Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]) -> Response:
         """What the rules of `conf/alerts.yaml` over tables, services and hosts say: pending, firing, recovered."""
         return collection(await standing.now())

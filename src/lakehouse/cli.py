@@ -77,6 +77,8 @@ alerts = typer.Typer(rich_markup_mode=None, help="Alert rules over tables and th
 app.add_typer(alerts, name="alerts")
 ship = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Send what Filebeat and Metricbeat would.")
 app.add_typer(ship, name="ship")
+schema = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Descriptions of the API, for clients.")
+app.add_typer(schema, name="schema")
 
 Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -351,6 +353,17 @@ def serve(
     from serving.app import serve
 
     serve(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
+
+
+@schema.command()
+def openapi(
+    out: Annotated[Path | None, typer.Option(help="Where to write it [standard output].")] = None,
+) -> None:
+    """OpenAPI 3.1 of the REST routes; docs/openapi.json is this, and tests compare it."""
+    _from_checkout()
+    from serving.openapi import text
+
+    typer.echo(text(), nl=False) if out is None else out.write_text(text())
 
 
 @app.command()
