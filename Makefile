@@ -3,11 +3,7 @@ BIN := .venv/bin
 PROFILE ?= local
 .DEFAULT_GOAL := help
 
-<<<<<<< HEAD
-.PHONY: help setup demo beats dashboard browser up down test test-unit test-streaming test-integration test-browser test-long lint lock clean
-=======
-.PHONY: help setup demo beats up down test test-unit test-streaming test-integration test-long lint schema lock clean
->>>>>>> graphql
+.PHONY: help setup demo beats dashboard browser up down test test-unit test-streaming test-integration test-browser test-long lint schema lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'

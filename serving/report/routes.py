@@ -22,11 +22,7 @@ from serving.report.made import Reports
 from serving.report.page import policy
 from serving.report.pdf import PdfError
 from serving.report.words import Lang
-<<<<<<< HEAD
 from serving.rest.answers import Collection
-=======
-from serving.rest.answers import Collection, Report, said
->>>>>>> rest
 from serving.rest.common import collection
 
 HTML, PDF = "text/html", "application/pdf"
@@ -74,16 +70,12 @@ def router(settings: Settings, keys: auth.Keys, reports: Reports | None = None) 
         except PdfError as error:
             raise Problem(503, "no-pdf", f"{error}.", {"Retry-After": "60"}) from None
 
-<<<<<<< HEAD
     listed: dict[int | str, dict[str, Any]] = {
         200: {"description": "Days", "model": Collection[KeptReport]},
         **documented(401, 403, 422, 429, 503),
     }
 
     @made.get("/reports", responses=listed, response_class=Response)
-=======
-    @made.get("/reports", responses=said(Collection[Report]) | documented(401, 403, 422, 429, 503))
->>>>>>> rest
     async def kept(
         caller: Annotated[Caller, allowed],
         limit: Annotated[int, Query(ge=1, le=1000, description="Days.")] = 100,
