@@ -5,7 +5,7 @@ A store that does not answer is a 503 that names it, and costs nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -70,15 +70,18 @@ class Reads:
         found = await self._of_redis(self._redis.zrevrange(key, 0, limit - 1, withscores=True))
         return [{"rank": rank, "post_id": post, "score": score} for rank, (post, score) in enumerate(found, 1)]
 
-    async def live_user(self, user: str) -> dict[str, Any] | None:
-        """What a user is doing; None of one who was not seen of late."""
-        found = await self._of_redis(self._redis.get(f"live:user:{user}"))
-        return orjson.loads(found) if found else None
+    async def live_users(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What users are doing; those who were not seen of late are left out."""
+        return await self._of_each("live:user:", users)
 
-    async def live_recommendations(self, user: str) -> dict[str, Any] | None:
-        """``{"model_version", "at", "items"}`` as of the user's last interaction."""
-        found = await self._of_redis(self._redis.get(f"recs:{user}"))
-        return orjson.loads(found) if found else None
+    async def live_recommendations(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """``{"model_version", "at", "items"}`` as of the last interaction of users who had some of late."""
+        return await self._of_each("recs:", users)
+
+    async def _of_each(self, prefix: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """JSON by name, in one round trip."""
+        found = await self._of_redis(self._redis.mget([prefix + name for name in names])) if names else []
+        return {name: orjson.loads(words) for name, words in zip(names, found, strict=True) if words}
 
     async def processors(self) -> dict[str, Any]:
         """What the real-time processes last said of themselves, by name."""
@@ -93,14 +96,15 @@ class Reads:
         except PyMongoError as error:
             raise _away("mongodb", error) from None
 
-    async def profile(self, user: str) -> dict[str, Any] | None:
-        """A user's profile as the real-time processor keeps it."""
-        found = await self._of_mongo(self._mongo.user_profiles.find_one({"_id": user}))
-        return {k: v for k, v in found.items() if k not in ("_id", "version")} if found else None
+    async def profiles(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Profiles of users, as the real-time processor keeps them."""
+        cursor = self._mongo.user_profiles.find({"_id": {"$in": list(users)}})
+        found = await self._of_mongo(cursor.to_list())
+        return {one.pop("_id"): {k: v for k, v in one.items() if k != "version"} for one in found}
 
-    async def recommendations(self, users: list[str]) -> dict[str, dict[str, Any]]:
+    async def recommendations(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The batch's recommendations of users that have some."""
-        cursor = self._mongo.recommendations.find({"_id": {"$in": users}})
+        cursor = self._mongo.recommendations.find({"_id": {"$in": list(users)}})
         return {document.pop("_id"): document for document in await self._of_mongo(cursor.to_list())}
 
     async def notifications(self, user: str, before: tuple[str, str] | None, limit: int) -> list[dict[str, Any]]:
@@ -111,7 +115,23 @@ class Reads:
             wanted["$or"] = [{"at": {"$lt": at}}, {"at": at, "_id": {"$lt": identity}}]
         cursor = self._mongo.notifications.find(wanted).sort([("at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         found = await self._of_mongo(cursor.to_list())
-        return [{"id": document.pop("_id"), **document} for document in found]
+        return [_notification(document) for document in found]
+
+    async def newest_notifications(self, users: Sequence[str], limit: int) -> dict[str, list[dict[str, Any]]]:
+        """The newest notifications of each of several users, in one round trip."""
+        each = {
+            f"u{place}": [
+                {"$match": {"user_id": user}}, {"$sort": {"at": DESCENDING, "_id": DESCENDING}}, {"$limit": limit}
+            ]
+            for place, user in enumerate(users)
+        }  # fmt: skip
+        wanted: list[dict[str, Any]] = [{"$match": {"user_id": {"$in": list(users)}}}, {"$facet": each}]
+
+        async def ask() -> list[dict[str, Any]]:
+            return await (await self._mongo.notifications.aggregate(wanted)).to_list()
+
+        (found,) = await self._of_mongo(ask())
+        return {user: [_notification(d) for d in found[name]] for name, user in zip(each, users, strict=True)}
 
     # --- Elasticsearch: logs ---------------------------------------------------------------------------------------
 
@@ -133,6 +153,10 @@ class Reads:
         except TransportError as error:
             raise _away("elasticsearch", error) from None
         return dict(found.body)
+
+
+def _notification(document: dict[str, Any]) -> dict[str, Any]:
+    return {"id": document.pop("_id"), **document}
 
 
 def _away(store: str, error: Exception) -> Problem:

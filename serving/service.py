@@ -10,21 +10,24 @@ import asyncio
 import contextvars
 import hashlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakehouse.settings import Settings
 from serving import formats
-from serving.ask import Ask
+from serving.ask import Ask, Condition, of_one
 from serving.auth import Caller, Keys
 from serving.cache import Cache, Kept, Store, client
-from serving.catalog import Masks, Readable
+from serving.catalog import PII, Masks, Readable
 from serving.cursors import Cursors
 from serving.problems import Problem
 from serving.reads import Reads
@@ -33,6 +36,8 @@ from serving.served import Served, Snapshot, away
 LARGEST_PAGE = 10_000
 """Rows of an answer that is made whole; more come as a stream."""
 MOST_ROWS = 1_000_000
+MOST_KEPT, LARGEST_KEPT = 200, 32 * 1024
+"""Pages that are kept in memory, and bytes of the largest of them; as objects they take about ten times as much."""
 STREAM_S = 300.0
 """How long an answer that comes as a stream may take."""
 STREAMS = 2
@@ -57,11 +62,20 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Page:
-    """Rows of a table's version, their order's values for the next page taken out, and its cursor."""
+    """Rows of a table's version as they may be shown, and the cursor of the next page.
+
+    ``places`` holds what the rows are ordered by, as it is: cursors are made of it, and it is never shown.
+    """
 
     rows: pa.Table
     next: str | None
     snapshot: Snapshot
+    places: pa.Table
+
+    @cached_property
+    def objects(self) -> list[dict[str, Any]]:
+        """The rows as objects, made once; not to be changed, as others have the same."""
+        return formats.objects(self.rows)
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,10 @@ class Service:
         self.masks = Masks(hashlib.blake2b(first.encode(), person=b"pseudonyms", digest_size=32).digest())
         self.cache = Cache(kept or client(settings))
         self._within_s = settings.api.query_timeout.total_seconds()
-        self._pages, self._streams = asyncio.Semaphore(settings.api.queries), asyncio.Semaphore(STREAMS)
+        self._kept: OrderedDict[str, Page] = OrderedDict()
+        self._making: dict[str, asyncio.Future[Page]] = {}
+        self._pages, self._others = (asyncio.Semaphore(settings.api.queries) for _ in range(2))
+        self._streams = asyncio.Semaphore(STREAMS)
 
     async def close(self) -> None:
         """Let go of the lake, the stores and the cache."""
@@ -124,10 +141,55 @@ class Service:
     async def page(self, caller: Caller, question: Ask, recorded: bool = True) -> Page:
         """One page of rows; ``recorded`` is false where the route itself keeps that it was read."""
         snapshot = await self.snapshot(question.table, caller, question.version)
-        page = await self.thread(lambda: self._page(caller, question, snapshot), snapshot.name)
+        page = await self._kept_page(
+            _etag(caller, question, snapshot, "page"),
+            lambda: self.thread(lambda: self._page(caller, question, snapshot), snapshot.name),
+        )
         if recorded:
             self._recorded(caller, question, page.rows.num_rows)
         return page
+
+    async def pages(
+        self, caller: Caller, question: Ask, column: str, values: Sequence[str], recorded: bool = True
+    ) -> dict[str, Page]:
+        """The first page of the same question for each value of a column, by one query.
+
+        The question says nothing of the column itself; :func:`serving.ask.of_one` makes the one of a single value, and
+        the cursors of its page are good for that.
+        """
+        snapshot = await self.snapshot(question.table, caller, question.version)
+        together = replace(question, where=(Condition(column, "in", tuple(values)), *question.where))
+        found = await self.thread(lambda: self._split(caller, together, snapshot, column, values), snapshot.name)
+        if recorded:
+            self._recorded(caller, question, sum(page.rows.num_rows for page in found.values()))
+        return found
+
+    def cursor(self, caller: Caller, question: Ask, page: Page, at: int) -> str:
+        """The cursor of the rows that come after one of a page."""
+        (row,) = page.places.slice(at, 1).to_pylist()
+        place = [question.skip + at + 1, *(row[column] for column, _ in question.order)]
+        if sum(len(value) for value in place if isinstance(value, str)) > LONGEST_PLACE:
+            del place[1:]
+        return self.cursors.seal(caller, question.digest(), place, page.snapshot.version)
+
+    async def _kept_page(self, key: str, make: Callable[[], Awaitable[Page]]) -> Page:
+        """A page that was asked for of late, as a version never changes; made once, however many ask for it now."""
+        if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            return kept
+        if (waiting := self._making.get(key)) is None:
+            # It is made to the end even if the first who asked goes away: others may wait for it.
+            waiting = self._making[key] = asyncio.ensure_future(make())
+            waiting.add_done_callback(lambda made: self._keep(key, made))
+        return await asyncio.shield(waiting)
+
+    def _keep(self, key: str, made: asyncio.Future[Page]) -> None:
+        del self._making[key]
+        if made.cancelled() or made.exception() or made.result().rows.nbytes > LARGEST_KEPT:
+            return
+        self._kept[key] = made.result()
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
 
     async def body(self, caller: Caller, question: Ask, kind: str, known: str | None) -> Body:
         """The answer in a format; without content where ``known`` (``If-None-Match``) has its tag."""
@@ -155,16 +217,27 @@ class Service:
 
     def _page(self, caller: Caller, question: Ask, snapshot: Snapshot) -> Page:
         sql, bound = question.sql("rows", caller, self.masks.veil)
+        return self._cut(caller, question, snapshot, self.served.select(snapshot, sql, bound, self._within_s))
+
+    def _split(
+        self, caller: Caller, question: Ask, snapshot: Snapshot, column: str, values: Sequence[str]
+    ) -> dict[str, Page]:
+        sql, bound = question.sql("rows", caller, self.masks.veil, per=column)
         rows = self.served.select(snapshot, sql, bound, self._within_s)
-        following = None
-        if rows.num_rows > question.limit:
-            rows = rows.slice(0, question.limit)
-            last = rows.slice(question.limit - 1).to_pylist()[0]
-            place = [question.skip + question.limit, *(last[column] for column, _ in question.order)]
-            if sum(len(value) for value in place if isinstance(value, str)) > LONGEST_PLACE:
-                del place[1:]
-            following = self.cursors.seal(caller, question.digest(), place, snapshot.version)
-        return Page(self._shown(rows, caller, question), following, snapshot)
+        whose = rows.column(column)
+        alone = replace(question, where=question.where[1:])
+        return {
+            value: self._cut(caller, of_one(alone, column, value), snapshot, rows.filter(pc.equal(whose, value)))
+            for value in values
+        }
+
+    def _cut(self, caller: Caller, question: Ask, snapshot: Snapshot, rows: pa.Table) -> Page:
+        """A page of rows, of which one more than its limit shows that there are others."""
+        more = rows.num_rows > question.limit
+        rows = rows.slice(0, question.limit)
+        places = rows.select([column for column, _ in question.order])
+        page = Page(self._shown(rows, caller, question), None, snapshot, places)
+        return replace(page, next=self.cursor(caller, question, page, question.limit - 1)) if more else page
 
     def _shown(self, rows: pa.Table, caller: Caller, question: Ask) -> pa.Table:
         return self.masks.apply(rows.select(list(question.select)), question.table.hidden(caller))
@@ -235,13 +308,15 @@ class Service:
         select = self.served.select
         return await self.thread(lambda: select(snapshot, sql, bound, self._within_s), table.name), snapshot
 
-    async def thread(self, call: Callable[[], Result], name: str = "the lake") -> Result:
+    async def thread(self, call: Callable[[], Result], name: str | None = None) -> Result:
         """Run something that blocks, of which some go on at a time; the others wait for their turn.
+
+        ``name`` is the table that is read; whatever reads none has turns of its own.
 
         Raises:
             Problem: 503, there was no turn in time, or the call did not come back in time.
         """
-        async with _turn(self._pages, self._within_s):
+        async with _turn(self._others if name is None else self._pages, self._within_s):
             return await _in_time(_thread(call), self._within_s + OVER_S, name)
 
     # --- what is personal --------------------------------------------------------------------------------------------
@@ -262,6 +337,11 @@ class Service:
         """
         if caller.user_id is not None and caller.user_id != user:
             raise Problem(404, "no-such-user", "There is no such user for this token.")
+
+    def told(self, row: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        """A notification as a caller sees it: its text is null without ``read:pii``, but for one's own."""
+        mine = caller.user_id is not None or PII in caller.scopes
+        return row if mine else {**row, "text": None}
 
 
 def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
@@ -291,12 +371,14 @@ def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
     return answer
 
 
-async def _in_time(answer: Awaitable[Result], within_s: float, name: str) -> Result:
+async def _in_time(answer: Awaitable[Result], within_s: float, name: str | None) -> Result:
     try:
         async with asyncio.timeout(within_s):
             return await answer
     except TimeoutError:
-        raise away(name, "no answer") from None
+        if name is not None:
+            raise away(name, "no answer") from None
+        raise Problem(503, "too-slow", "It took too long: try again later.", {"Retry-After": "5"}) from None
 
 
 @asynccontextmanager

@@ -152,6 +152,8 @@ class Api(_Part):
     """Queries of the lake that run at the same time; others wait."""
     query_timeout: timedelta = timedelta(seconds=10)
     """After which a query of the lake is given up."""
+    introspection: bool = False
+    """Whether any token may ask GraphQL for its schema; with the profile ``local`` it always may."""
     jwks_url: str | None = None
     """The keys of an identity provider whose tokens are taken too: ``https://...``, or the path of a file."""
     issuer: str | None = None
@@ -276,6 +278,17 @@ class Text(_Part):
     """The column it writes: strings, or annotations of Spark NLP."""
 
 
+class Report(_Part):
+    """Reports of days."""
+
+    chromium: Path | None = None
+    """The Chromium that prints PDFs; the first that is found if None."""
+    made_anew: timedelta = timedelta(minutes=10)
+    """How old the report of a day may get that is not over, or only just."""
+    final_after: timedelta = timedelta(hours=2)
+    """How long after its day a report is made that stays: what is late, and the analysis of texts, are in by then."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -305,6 +318,7 @@ class Settings(BaseSettings):
     realtime: Realtime = Realtime()
     mlflow: Mlflow = Mlflow()
     text: Text = Text()
+    report: Report = Report()
 
     @property
     def root(self) -> str:
