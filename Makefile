@@ -78,8 +78,9 @@ test-browser: setup browser ## the pages: their pure parts by Vitest, then all o
 test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
 	@$(BIN)/pytest tests/unit tests/streaming tests/integration -m long -s
 
-schema: setup ## docs/schema.graphql afresh, after a change of what GraphQL answers
+schema: setup ## docs/schema.graphql and docs/openapi.json afresh, after a change of what the API answers
 	@$(BIN)/lakehouse schema graphql --write
+	@$(BIN)/lakehouse schema openapi --out docs/openapi.json
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

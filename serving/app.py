@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
-from serving import auth, edge, events, listen, openapi, redact, tracing
+from serving import auth, edge, events, listen, openapi, pages, redact, tracing
 from serving.access import AccessLog
 from serving.cache import Store
 from serving.graphql import http as graphql
@@ -111,6 +111,7 @@ def create_app(
         alerts.router(alerts.Standing(service, settings), keys),
         graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
         reports.router(settings, keys),
+        pages.router(),
     ):
         app.include_router(made)
 

@@ -420,16 +420,15 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
         typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
-@app.command()
-def schema(
-    name: Annotated[Literal["graphql"], typer.Argument(help="Which description.")],
+@schema.command("graphql")
+def schema_graphql(
     write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
 ) -> None:
-    """Print a description of the API, as clients are made from it."""
+    """Print what GraphQL answers, in its schema language."""
     _from_checkout()
     from serving import schema_files
 
-    typer.echo(f"wrote {schema_files.write(name)}" if write else schema_files.text(name), nl=write)
+    typer.echo(f"wrote {schema_files.write('graphql')}" if write else schema_files.text("graphql"), nl=write)
 
 
 @app.command()
