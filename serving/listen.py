@@ -10,8 +10,6 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from lakehouse.settings import Settings
 from serving.headers import LOOPBACK
 from serving.keys import weakness
@@ -36,7 +34,7 @@ class ListenError(Exception):
     """The API may not, or cannot, be served there; one line that says what to do."""
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHttp(Droppable):
     """HTTP/1.1 by uvicorn and httptools, which bound neither the size of a head nor the time that it takes to come.
 
     What is refused is answered with a problem, and the connection closed: 414, 431, 408, 503, 400.
