@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
+from lakehouse.logs import JsonLines
 from lakehouse.settings import Settings
 from serving.keys import AuthError, local_path, read
 
@@ -65,7 +66,11 @@ def install(settings: Settings) -> None:
     """Let every handler of the root logger redact; the log of the process is theirs."""
     known = [*secrets_of(settings)]
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(Redacting(handler.formatter or logging.Formatter(), known))
+        redacting = Redacting(handler.formatter or logging.Formatter(), known)
+        if isinstance(handler.formatter, JsonLines):
+            handler.formatter.hide = redacting.hide  # of texts: taken out of JSON, a secret can take a quote along
+        else:
+            handler.setFormatter(redacting)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -187,7 +187,7 @@ def router(
 
     @made.get(
         "/v1/stream",
-        response_class=EventStream,
+        response_class=Response,
         responses={
             200: {"description": "Server-sent events, until either side ends.", "content": {"text/event-stream": text}},
             **documented(401, 403, 404, 422, 429, 503),
@@ -221,7 +221,6 @@ def router(
         wanted = wish(caller, events, user_id)
         if "notification" in wanted.kinds and not wanted.masked:
             record(caller)
-        expires = getattr(caller, "expires", None)
-        return EventStream(hub, _key(caller), wanted, last_event_id or since or None, expires and expires.timestamp())
+        return EventStream(hub, _key(caller), wanted, last_event_id or since or None, caller.expires)
 
     return made

@@ -420,6 +420,17 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
         typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
+@schema.command("graphql")
+def schema_graphql(
+    write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
+) -> None:
+    """Print what GraphQL answers, in its schema language."""
+    _from_checkout()
+    from serving import schema_files
+
+    typer.echo(f"wrote {schema_files.write('graphql')}" if write else schema_files.text("graphql"), nl=write)
+
+
 @app.command()
 def dashboard() -> None:
     """Print the address of the dashboard with a token that may see all of it but personal data, for twelve hours."""

@@ -41,7 +41,7 @@ describe("rows", () => {
     expect(perMinute(on, inside, time, count, at("10:06:00"))).toEqual([2, 0, 2.5]);
     expect(perMinute(on, inside, time, count, at("10:05:30"))).toEqual([2, 0, null]);
     expect(perMinute(on, inside.slice(0, 2), time, count, at("11:00:00"))).toEqual([2, null, null]);
-    expect(perMinute(on, [], time, count, at("11:00:00"))).toEqual([null, null, null]);
+    expect(perMinute(on, [] as typeof rows, time, count, at("11:00:00"))).toEqual([null, null, null]);
   });
 
   it("give rates of sums, and none of nothing", () => {
