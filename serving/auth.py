@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -57,6 +57,8 @@ class Caller:
     subject: str
     scopes: frozenset[str]
     user_id: str | None = None
+    expires: float | None = field(default=None, compare=False, repr=False)
+    """When the token does, in seconds since 1970: for answers that outlast a request."""
 
     def require(self, scope: Scope) -> Caller:
         """The caller itself.
@@ -132,7 +134,8 @@ def _ours(keys: Keys, kid: str, token: str) -> tuple[Caller, float]:
     claims = _claims(token, secret, ALGORITHM, ISSUER, AUDIENCE)
     if not isinstance(claims.get("scope"), str):
         raise _invalid("scope is not a string")
-    return Caller(_subject(claims), frozenset(claims["scope"].split()), _user(claims, "user_id")), float(claims["exp"])
+    expires = float(claims["exp"])
+    return Caller(_subject(claims), frozenset(claims["scope"].split()), _user(claims, "user_id"), expires), expires
 
 
 def _theirs(api: Api, key: jwt.PyJWK, algorithm: str, token: str) -> tuple[Caller, float]:
@@ -142,8 +145,9 @@ def _theirs(api: Api, key: jwt.PyJWK, algorithm: str, token: str) -> tuple[Calle
     words = scopes.split() if isinstance(scopes, str) else scopes
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise _invalid(f"{api.scope_claim} is neither a string nor an array of strings")
-    caller = Caller(f"{api.issuer}#{_subject(claims)}", frozenset(words), _user(claims, api.user_claim))
-    return caller, float(claims["exp"])
+    expires = float(claims["exp"])
+    caller = Caller(f"{api.issuer}#{_subject(claims)}", frozenset(words), _user(claims, api.user_claim), expires)
+    return caller, expires
 
 
 def _claims(token: str, key: str | jwt.PyJWK, algorithm: str, issuer: str, audience: str) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
+from lakehouse.logs import JsonLines
 from lakehouse.settings import Settings
 from serving.keys import AuthError, local_path, read
 
@@ -23,7 +25,7 @@ _PATTERNS = (
     (
         re.compile(
             r"(?i)(authorization|cookie|api[_-]?key|access[_-]?token|id[_-]?token|token|secret|password|passwd)"
-            r"(['\"]?\s?(?:=|:|,\sb?['\"])\s?b?['\"]?)(?!\[hidden\]|(?:bearer|basic)\b)[^\s&'\",;]+"
+            r"(['\"]?\s?(?:=|:|,\sb?['\"])\s?(?:b?['\"])?)(?!\[hidden\]|(?:bearer|basic)\b)[^\s&'\",;]+"
         ),
         rf"\1\2{HIDDEN}",
     ),
@@ -64,17 +66,26 @@ def install(settings: Settings) -> None:
     """Let every handler of the root logger redact; the log of the process is theirs."""
     known = [*secrets_of(settings)]
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(Redacting(handler.formatter or logging.Formatter(), known))
+        redacting = Redacting(handler.formatter or logging.Formatter(), known)
+        if isinstance(handler.formatter, JsonLines):
+            handler.formatter.hide = redacting.hide  # of texts: taken out of JSON, a secret can take a quote along
+        else:
+            handler.setFormatter(redacting)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Every secret of the settings, the passwords in addresses, and the local keys."""
+    addresses = [s.get_secret_value() for s in (settings.redis.url, settings.mongo.uri, settings.elasticsearch.url)]
     for secret in _secrets(settings):
-        yield secret
-        if "://" in secret and (password := urlsplit(secret).password):
+        password = None
+        with suppress(ValueError):  # no address
+            password = urlsplit(secret).password
+        if password:
             yield from {password, unquote(password)}
+        if password or secret not in addresses:  # where a store is without a password is no secret
+            yield secret
     try:
         yield from read(local_path(settings)).secrets.values()
     except AuthError:

@@ -114,7 +114,8 @@ class Service:
         self._kept: OrderedDict[str, Page] = OrderedDict()
         self._kept_bytes = 0
         self._making: dict[str, asyncio.Future[Page]] = {}
-        self._pages, self._streams = asyncio.Semaphore(settings.api.queries), asyncio.Semaphore(STREAMS)
+        self._pages, self._others = (asyncio.Semaphore(settings.api.queries) for _ in range(2))
+        self._streams = asyncio.Semaphore(STREAMS)
 
     async def close(self) -> None:
         """Let go of the lake, the stores and the cache."""
@@ -324,13 +325,15 @@ class Service:
         select = self.served.select
         return await self.thread(lambda: select(snapshot, sql, bound, self._within_s), table.name), snapshot
 
-    async def thread(self, call: Callable[[], Result], name: str = "the lake") -> Result:
+    async def thread(self, call: Callable[[], Result], name: str | None = None) -> Result:
         """Run something that blocks, of which some go on at a time; the others wait for their turn.
+
+        ``name`` is the table that is read; whatever reads none has turns of its own.
 
         Raises:
             Problem: 503, there was no turn in time, or the call did not come back in time.
         """
-        async with _turn(self._pages, self._within_s):
+        async with _turn(self._others if name is None else self._pages, self._within_s):
             return await _in_time(_thread(call), self._within_s + OVER_S, name)
 
     # --- what is personal --------------------------------------------------------------------------------------------
@@ -385,12 +388,14 @@ def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
     return answer
 
 
-async def _in_time(answer: Awaitable[Result], within_s: float, name: str) -> Result:
+async def _in_time(answer: Awaitable[Result], within_s: float, name: str | None) -> Result:
     try:
         async with asyncio.timeout(within_s):
             return await answer
     except TimeoutError:
-        raise away(name, "no answer") from None
+        if name is not None:
+            raise away(name, "no answer") from None
+        raise Problem(503, "too-slow", "It took too long: try again later.", {"Retry-After": "5"}) from None
 
 
 @asynccontextmanager

@@ -25,11 +25,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from lakehouse.alerts import read
+from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import NOTIFICATIONS
 from serving.live.hub import Feed, Hub, Record
 from serving.live.position import MARK_BYTES
 from serving.live.wording import ByRules
+from serving.problems import Problem
+from serving.served import Served, Snapshot
 
 EVERY_S = 1.0
 TRENDING = 20
@@ -138,6 +141,23 @@ class TableFeed:
                         at = one.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
                         hub.show("table", {"name": one.name, "version": one.version, "at": at}, one.name)
             await asyncio.sleep(self._every_s)
+
+
+def versions(served: Served) -> Callable[[], list[Snapshot]]:
+    """What :class:`TableFeed` asks: the tables of gold, and what else is being read."""
+    gold = [name for name in TABLES if name.startswith("gold.")]
+
+    def now() -> list[Snapshot]:
+        found = {one.name: one for one in served.held()}
+        for name in {*gold, *found}:
+            try:
+                found[name] = served.snapshot(name)
+            except Problem as problem:
+                if problem.status != 404:  # of a table that is yet to be made
+                    raise
+        return list(found.values())
+
+    return now
 
 
 # --- Kafka ---------------------------------------------------------------------------------------------------------

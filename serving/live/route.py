@@ -187,7 +187,7 @@ def router(
 
     @made.get(
         "/v1/stream",
-        response_class=EventStream,
+        response_class=Response,
         responses={
             200: {"description": "Server-sent events, until either side ends.", "content": {"text/event-stream": text}},
             **documented(401, 403, 404, 422, 429, 503),
@@ -200,7 +200,9 @@ def router(
             str | None, Query(max_length=200, description=f"Which of {', '.join(KINDS)}; all that the scopes allow.")
         ] = None,
         user_id: Annotated[str | None, Query(max_length=300, description="Notifications of this user alone.")] = None,
-        last_event_id: Annotated[str | None, Header(max_length=MOST_CHARACTERS)] = None,
+        last_event_id: Annotated[
+            str | None, Header(max_length=MOST_CHARACTERS, description="What was had last: more follows from there on.")
+        ] = None,
         since: Annotated[
             str | None,
             Query(
@@ -219,7 +221,6 @@ def router(
         wanted = wish(caller, events, user_id)
         if "notification" in wanted.kinds and not wanted.masked:
             record(caller)
-        expires = getattr(caller, "expires", None)
-        return EventStream(hub, _key(caller), wanted, last_event_id or since or None, expires and expires.timestamp())
+        return EventStream(hub, _key(caller), wanted, last_event_id or since or None, caller.expires)
 
     return made

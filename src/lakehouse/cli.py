@@ -77,6 +77,8 @@ alerts = typer.Typer(rich_markup_mode=None, help="Alert rules over tables and th
 app.add_typer(alerts, name="alerts")
 ship = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Send what Filebeat and Metricbeat would.")
 app.add_typer(ship, name="ship")
+schema = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Descriptions of the API, for clients.")
+app.add_typer(schema, name="schema")
 
 Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -353,6 +355,17 @@ def serve(
     serve(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
 
 
+@schema.command()
+def openapi(
+    out: Annotated[Path | None, typer.Option(help="Where to write it [standard output].")] = None,
+) -> None:
+    """OpenAPI 3.1 of the REST routes; docs/openapi.json is this, and tests compare it."""
+    _from_checkout()
+    from serving.openapi import text
+
+    typer.echo(text(), nl=False) if out is None else out.write_text(text())
+
+
 @app.command()
 def token(
     scope: Annotated[
@@ -407,16 +420,15 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
         typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
-@app.command()
-def schema(
-    name: Annotated[Literal["graphql"], typer.Argument(help="Which description.")],
+@schema.command("graphql")
+def schema_graphql(
     write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
 ) -> None:
-    """Print a description of the API, as clients are made from it."""
+    """Print what GraphQL answers, in its schema language."""
     _from_checkout()
     from serving import schema_files
 
-    typer.echo(f"wrote {schema_files.write(name)}" if write else schema_files.text(name), nl=write)
+    typer.echo(f"wrote {schema_files.write('graphql')}" if write else schema_files.text("graphql"), nl=write)
 
 
 @app.command()
@@ -627,12 +639,13 @@ def _watch_alerts() -> None:
 
     from lakehouse.alerting import run
 
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        run.watch(_settings(), stop)
+        run.watch(settings, stop)
     except run.Stuck as error:
         typer.echo(f"error: {error}", err=True)
         sys.stderr.flush()
@@ -697,6 +710,46 @@ def _print_silences(found: list[Silence], as_json: bool) -> None:
     from lakehouse.report import show_silences
 
     _print_json([one.document() for one in found]) if as_json else show_silences(found)
+
+
+@app.command()
+def report(
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day, UTC; today is told until now [yesterday].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there, as PDF if it ends so [keep it on the lake].")
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="As PDF; what is kept has one wherever there is a Chromium.")
+    ] = False,
+    lang: Annotated[Literal["en", "ko"], typer.Option(help="Of FILE; what is kept is in all languages.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Make the report of a day: what happened, how services, hosts, models and data were, what is expected."""
+    settings = _settings()
+    _from_checkout()
+    from serving.report.made import Reports, one, write, yesterday
+
+    reports = Reports(settings)
+    day = date.date() if date else yesterday()
+    if day > reports.now().date():
+        raise typer.BadParameter(f"--date {day} is yet to come")
+    if day.year < 1970:
+        raise typer.BadParameter(f"--date {day}: nothing is older than 1970-01-01")
+    with _steps(f"making the report of {day}"):
+        if out is None:
+            found: dict[str, Any] = write(reports, day, must_print=pdf)
+        else:
+            out.write_bytes(one(reports, day, lang, "pdf" if pdf or out.suffix == ".pdf" else "html"))
+            found = {"date": day.isoformat(), "kept": [str(out)]}
+    if as_json:
+        _print_json(found)
+        return
+    for where in found["kept"]:
+        typer.echo(where)
+    if "note" in found:
+        typer.echo(found["note"], err=True)
 
 
 # --- mending -------------------------------------------------------------------------------------------------------

@@ -45,11 +45,17 @@ def of(error: BaseException) -> dict[str, Any]:
 
 
 class Lines(logging.Formatter):
-    """Text, in UTC: time, level, logger, message."""
+    """Text, in UTC: time, level, logger, message, and the trace's id where there is one."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line without a trace of an error."""
+        line = super().formatMessage(record)
+        trace = _about.get().get("trace_id")
+        return f"{line} trace {trace}" if trace else line
 
 
 class JsonLines(logging.Formatter):

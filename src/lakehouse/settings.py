@@ -278,6 +278,17 @@ class Text(_Part):
     """The column it writes: strings, or annotations of Spark NLP."""
 
 
+class Report(_Part):
+    """Reports of days."""
+
+    chromium: Path | None = None
+    """The Chromium that prints PDFs; the first that is found if None."""
+    made_anew: timedelta = timedelta(minutes=10)
+    """How old the report of a day may get that is not over, or only just."""
+    final_after: timedelta = timedelta(hours=2)
+    """How long after its day a report is made that stays: what is late, and the analysis of texts, are in by then."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -307,6 +318,7 @@ class Settings(BaseSettings):
     realtime: Realtime = Realtime()
     mlflow: Mlflow = Mlflow()
     text: Text = Text()
+    report: Report = Report()
 
     @property
     def root(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +26,7 @@ from lakehouse.alerting.standings import MongoStore, Place
 from lakehouse.alerts import read
 from lakehouse.flows import TABLES
 from lakehouse.realtime.follow import followers
-from lakehouse.settings import PROJECT, Mongo, Settings
+from lakehouse.settings import PROJECT, Mongo, Realtime, Settings
 from lakehouse.sources.topics import Outbox, create_topics, producer
 from tests.integration.lake import environment, until
 
@@ -46,6 +47,13 @@ def put(settings: Settings, name: str, rows: list[dict[str, Any]]) -> None:
 def own(settings: Settings, name: str) -> Settings:
     """The same servers, with a database of a test's own."""
     return settings.model_copy(update={"mongo": Mongo(uri=settings.mongo.uri, database=name)})
+
+
+def trial(settings: Settings, name: str) -> Settings:
+    """The same servers, with topics, tables and a database of a test's own."""
+    hdfs = settings.hdfs.model_copy(update={"root": f"/{name}"})
+    realtime = Realtime(prefix=f"{name}-", parts=("notifications",))
+    return own(settings, name).model_copy(update={"hdfs": hdfs, "realtime": realtime})
 
 
 # --- MongoDB -------------------------------------------------------------------------------------------------------
@@ -104,34 +112,35 @@ def test_only_what_a_user_was_told_counts_against_the_limit(stack: Settings) -> 
 
 
 def test_lag_is_told_once_by_two_evaluators_and_its_end_too(stack: Settings) -> None:
-    create_topics(stack)
+    settings = trial(stack, "alerts-trial")
+    create_topics(settings, "alerts-trial-")
     for name in READ:
-        put(stack, name, [])
-    sender = Outbox(producer(stack))
+        put(settings, name, [])
+    sender = Outbox(producer(settings))
     for number in range(5):
-        sender.send("user-events", b"u1", orjson.dumps({"event_id": f"a{number}"}))
+        sender.send("alerts-trial-user-events", b"u1", orjson.dumps({"event_id": f"a{number}"}))
     sender.finish()
-    following = followers(stack, "alerts-test")
+    following = followers(settings, "alerts-test")
     try:
-        _evaluate(stack)
+        told_of_a_lag(settings, lambda: servers.kill_server(stack, "mongodb"))
     finally:
         for follower in following:
             follower.close()
 
 
-def _evaluate(stack: Settings) -> None:
+def told_of_a_lag(settings: Settings, kill: Callable[[], Any]) -> None:
     now = datetime.now(UTC).replace(second=30, microsecond=0) + 2 * MINUTE
-    pair: list[Runner] = [runner(stack), runner(stack)]
+    pair: list[Runner] = [runner(settings), runner(settings)]
     for minute in range(6):
         for one in pair:
             assert one.turn(now + minute * MINUTE) == []
-    told = database(stack)["notifications"]
+    told = database(settings)["notifications"]
 
     def kinds() -> Counter[str]:
         return Counter(one["kind"] for one in told.find({"rule": "pipeline lags", "subject": "user-events"}))
 
     until(lambda: kinds() == {"fired": 1}, 30)
-    [row] = [row for row in alerts_now(database(stack), RULES, now + 6 * MINUTE) if row["rule"] == "pipeline lags"]
+    [row] = [row for row in alerts_now(database(settings), RULES, now + 6 * MINUTE) if row["rule"] == "pipeline lags"]
     assert (row["state"], row["subject"], row["silenced"]) == ("firing", "user-events", False)
     assert row["value"] > 60 and "5 records wait for gold" in row["text"]
 
@@ -142,7 +151,7 @@ def _evaluate(stack: Settings) -> None:
         except PyMongoError:
             return False
 
-    servers.kill_server(stack, "mongodb")
+    kill()
     try:
         pair[0].turn(now + 6 * MINUTE)
     except StandingsError as error:
@@ -151,13 +160,13 @@ def _evaluate(stack: Settings) -> None:
 
     # A silence holds back the recovery; the second time it is told.
     silenced = new(RULES, "pipeline lags", None, timedelta(hours=1), "ann", "moving", datetime.now(UTC))
-    Silences(database(stack)).add(silenced)
+    Silences(database(settings)).add(silenced)
     end = micros(now + 6 * MINUTE)
-    put(stack, "ops.ledger", [
+    put(settings, "ops.ledger", [
         {"topic": "user-events", "seq": 1, "partition": partition, "start_offset": 0, "end_offset": 10**6,
          "records": 5, "valid": 5, "quarantined": 0, "duplicates": 0, "first_at": moment(end), "last_at": moment(end),
          "warnings": [], "drift": [], "versions": [], "engine": "fused", "batch_ms": 1, "committed_at": moment(end)}
-        for partition in range(stack.kafka.partitions)
+        for partition in range(settings.kafka.partitions)
     ])  # fmt: skip
     for one in pair:
         assert one.turn(now + 8 * MINUTE) == []
@@ -165,9 +174,11 @@ def _evaluate(stack: Settings) -> None:
     ended = told.find_one({"rule": "pipeline lags", "kind": "recovered"})
     assert ended["suppressed"] and ended["silenced"]
 
+    names = {"LAKEHOUSE_HDFS__ROOT": settings.hdfs.root, "LAKEHOUSE_MONGO__DATABASE": settings.mongo.database,
+             "LAKEHOUSE_REALTIME__PREFIX": settings.realtime.prefix}  # fmt: skip
     shown = subprocess.run(
         [sys.executable, "-m", "lakehouse.cli", "alerts", "--json"],
-        cwd=PROJECT, env=environment(stack), capture_output=True, text=True, timeout=60, check=False,
+        cwd=PROJECT, env=environment(settings, **names), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     assert {"pipeline lags"} == {row["rule"] for row in orjson.loads(shown.stdout)}

@@ -144,7 +144,8 @@ def test_facts_of_a_wrong_type_never_match_and_never_raise(rule: Rule, poison: A
     good["system.memory.actual.used.pct"] = 0.99
     assert matches(rule, good)
     field = data.draw(st.sampled_from(sorted(condition.field for condition in rule.when)))
-    assert not matches(rule, good | {field: poison})
+    low = poison == -(10**400) and all(c.operator in ("below", "at_most") for c in rule.when if c.field == field)
+    assert matches(rule, good | {field: poison}) is low  # endless, but a number
     told = notification(rule, good | {field: poison}, "s", NOON)
     assert told is not None and told.text
 

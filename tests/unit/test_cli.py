@@ -172,6 +172,24 @@ def test_on_a_cluster_the_api_wants_a_secret(verb: tuple[str, ...], env: dict[st
     assert result.exit_code == 1 and "set LAKEHOUSE_API__SECRETS" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "in the clear"),
+        ({"LAKEHOUSE_API__BEHIND_PROXY": "true"}, "set LAKEHOUSE_API__SECRETS"),
+        (
+            {"LAKEHOUSE_API__BEHIND_PROXY": "true", "LAKEHOUSE_API__SECRETS": '{"k": "' + "changeme" * 5 + '"}'},
+            "holds a word of a default",
+        ),
+    ],
+)
+def test_an_address_that_others_reach_is_refused_in_one_line(
+    more: dict[str, str], words: str, env: dict[str, str]
+) -> None:
+    result = lakehouse("serve", "--host", "0.0.0.0", "--port", "0", env=env | more)
+    assert result.exit_code == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
 def test_a_taken_port_is_one_line(env: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = lakehouse("serve", "--port", str(taken.getsockname()[1]), env=env)

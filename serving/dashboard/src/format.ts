@@ -46,9 +46,8 @@ export const compact = (n: Maybe): string =>
 
 export function percent(n: Maybe): string {
   return shown(n, (x) => {
-    const size = Math.abs(x * 100);
-    const digits = size === 0 || size >= 10 ? 0 : size >= 1 ? 1 : 2;
-    return numbers({ style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(x);
+    const digits = Math.abs(x) >= 0.0995 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 2 };
+    return numbers({ style: "percent", ...digits }).format(x);
   });
 }
 

@@ -1,5 +1,5 @@
 /** The questions that pages ask, by the tables that answer them. */
-import { get, rows, type Answer } from "./api";
+import { get, Problem, rows, type Answer } from "./api";
 import { saw, site, trending } from "./now";
 import { useQuery, type Query } from "./query";
 import { bounds, minutesOf, rangeKey, rfc3339, stepOf, type Bounds, type Range } from "./range";
@@ -15,6 +15,7 @@ import type {
   Site,
   SlowPath,
   Status,
+  TableSize,
   Trending,
   Utilization,
 } from "./types";
@@ -221,4 +222,25 @@ export function useStatus(): Query<Status> {
     tables: ["gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute"],
     everyMs: 10_000,
   });
+}
+
+/** Rows and bytes of the tables that the token may read, by name. */
+export function useSizes(): Query<ReadonlyMap<string, TableSize>> {
+  return useQuery(
+    "tables",
+    async (signal) => {
+      const { body } = await get<Page<{ name: string }>>("/tables", {}, signal);
+      const found = await all(body.data, async ({ name }) => {
+        try {
+          return (await get<TableSize>(`/tables/${encodeURIComponent(name)}`, {}, signal)).body;
+        } catch (error) {
+          // A table that is not there yet, or a lake that is away, which the page says already.
+          if (error instanceof Problem && error.status !== 401) return null;
+          throw error;
+        }
+      });
+      return new Map(found.filter((one) => one !== null).map((one) => [one.name, one]));
+    },
+    { everyMs: 60_000 },
+  );
 }

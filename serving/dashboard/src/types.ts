@@ -165,35 +165,42 @@ export interface Batch {
   batch_ms: number | null;
   committed_at: string;
 }
-export interface Failed {
-  error: string;
-}
 /** Lag counts to gold; null, with `error`, where Kafka or the lake cannot be asked. */
 export interface Topic {
   lag_records: number | null;
   lag_seconds: number | null;
   last_cut_at: string | null;
-  cut_age_seconds: number | null;
   error?: string;
 }
 export interface TableState {
-  rows: number;
-  bytes: number;
-  files: number;
+  name: string;
   version: number;
-  committed_at: string | null;
+  at: string | null;
+}
+/** What `/v1/tables` knows besides. */
+export interface TableSize {
+  name: string;
+  rows: number | null;
+  bytes: number | null;
 }
 export interface StoreState {
   reachable: boolean;
-  behind_seconds: number | null;
-  behind?: string[];
+  /** By topic. */
+  behind_batches?: Record<string, number>;
   error?: string;
 }
-/** A part that cannot be asked holds `error` in its place. */
+export interface Totals {
+  topic: string;
+  records: number;
+  valid: number;
+  quarantined: number;
+  duplicates: number;
+}
 export interface Status {
   at: string;
   topics: Record<string, Topic>;
-  tables: Record<string, TableState | Failed> | Failed;
+  tables: TableState[];
   stores: Record<string, StoreState>;
-  batches: Batch[] | Failed;
+  batches: Batch[];
+  totals: Totals[];
 }

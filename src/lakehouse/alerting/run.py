@@ -173,7 +173,8 @@ class Runner:
                 begins = span[1] * every
                 had[span] = self._store.had(told.user_id, moment(begins), moment(begins + every))
             old = now - moment(at_us) > _DAY
-            over = had[span] >= self._alerts.limits.per_user
+            # A flood of lesser ones must not hide what is critical.
+            over = had[span] >= self._alerts.limits.per_user and told.severity != "critical"
             suppressed = one.silenced or old or over
             had[span] += not suppressed
             resting = quiet(self._alerts.quiet_hours, told.severity, at_us)
@@ -211,7 +212,9 @@ class Telling:
         self._producer = self._producer or producer(self._settings, **{"message.timeout.ms": 30_000})
         outbox = Outbox(self._producer)
         for document in documents:
-            outbox.send(NOTIFICATIONS, document["user_id"].encode(), orjson.dumps(document))
+            outbox.send(
+                self._settings.realtime.prefix + NOTIFICATIONS, document["user_id"].encode(), orjson.dumps(document)
+            )
         outbox.finish()
 
 

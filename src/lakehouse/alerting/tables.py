@@ -82,10 +82,13 @@ class Log(Protocol):
 
 
 class Broker:
-    """:class:`Log` of the platform's Kafka; joins no group. Not for several threads at once."""
+    """:class:`Log` of the platform's Kafka, or of a trial beside it (setting ``realtime.prefix``); joins no group.
+
+    Not for several threads at once.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._servers = settings.kafka.bootstrap_servers
+        self._servers, self._prefix = settings.kafka.bootstrap_servers, settings.realtime.prefix
         self._consumer = Consumer(
             {
                 "bootstrap.servers": self._servers,
@@ -105,6 +108,7 @@ class Broker:
 
     def ends(self, topic: str, at_us: int | None) -> dict[int, tuple[int, int]]:
         """See :class:`Log`; by append time, which Kafka itself stamps."""
+        topic = self._prefix + topic
         try:
             known = self._consumer.list_topics(topic, timeout=_ANSWER_S).topics[topic]
             if known.error:
@@ -127,7 +131,7 @@ class Broker:
     def appended_us(self, topic: str, partition: int, offset: int) -> int | None:
         """See :class:`Log`."""
         try:
-            self._consumer.assign([TopicPartition(topic, partition, offset)])
+            self._consumer.assign([TopicPartition(self._prefix + topic, partition, offset)])
             message = self._consumer.poll(_ANSWER_S)
             if message is None:
                 raise TopicError(f"Kafka at {self._servers} does not deliver from {topic}/{partition}")

@@ -244,6 +244,13 @@ def test_what_is_over_the_limit_of_a_user_is_kept_and_marked() -> None:
     assert said.kinds == [("fired", 0), ("recovered", 1)] and said.hushed == [("fired", 2), ("recovered", 3)]
 
 
+def test_a_flood_of_lesser_ones_does_not_hide_what_is_critical() -> None:
+    store, said = MemoryStore(), Said()
+    store.told_before = 1000
+    walk(Fake(always), store, said, file(rule(severity="critical")), range(1))
+    assert said.kinds == [("fired", 0)]
+
+
 def test_quiet_hours_are_marked_by_the_time_of_the_minute() -> None:
     from datetime import time
     from zoneinfo import ZoneInfo

@@ -210,6 +210,18 @@ async def test_where_every_event_is_rejected_the_answer_has_the_same_shape_and_4
     assert broker.records == []
 
 
+async def test_a_users_token_tells_of_that_user_alone(api: httpx2.AsyncClient, broker: Broker) -> None:
+    api.headers["Authorization"] = f"Bearer {issue(KEYS, 's', ['write:events'], timedelta(minutes=1), 'u1')}"
+    twice = orjson.dumps(event(event_id="e4", user_id="u2")).replace(
+        b"{", b'{"user_id":"u1",', 1
+    )  # the last one counts
+    lines = [orjson.dumps(event(event_id=f"e{n}", user_id=user)) for n, user in enumerate(("u1", "u2", "u1 "))]
+    answer = await post(api, b"\n".join([*lines, twice]), **NDJSON)
+    assert told(answer) == ["accepted", "rejected", "rejected", "rejected"] and len(broker.records) == 1
+    wrong = {"pointer": "/user_id", "reason": "not the user of the token"}
+    assert [result["reasons"] for result in answer.json()["results"]] == [[], [wrong], [wrong], [wrong]]
+
+
 async def test_a_large_body_keeps_its_order(api: httpx2.AsyncClient, broker: Broker) -> None:
     events = [event(event_id=f"e{n}") for n in range(5000)]
     answer = await post(api, events)

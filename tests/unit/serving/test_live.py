@@ -557,7 +557,7 @@ async def test_a_stream_is_never_stored_nor_buffered_and_says_when_to_come_again
 )
 async def test_who_may_not_is_told_what_is_lacking(scopes: list[str], query: str, status: int, name: str) -> None:
     transport = httpx2.ASGITransport(app(hub()))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get(f"/v1/stream?{query}", headers=caller(*scopes))
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (status, name)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -618,7 +618,7 @@ async def test_a_users_token_gets_its_own_alone_and_in_full() -> None:
 
 async def test_a_users_token_cannot_ask_for_anothers() -> None:
     transport = httpx2.ASGITransport(app(hub()))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         answer = await client.get("/v1/stream?user_id=u1", headers=caller(USERS, PII, user="u2"))
     assert answer.status_code == 404
 
@@ -748,7 +748,7 @@ async def test_streams_of_a_token_and_in_all_are_bounded_and_a_place_is_given_ba
     async with (
         connection(server, **caller(METRICS)),
         connection(server, **caller(METRICS, USERS)),
-        httpx2.AsyncClient(transport=transport, base_url="http://api") as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
     ):
         answer = await client.get("/v1/stream", headers=caller(METRICS))
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")

@@ -74,13 +74,13 @@ async def api(anyio_backend: str, lake: Settings) -> AsyncIterator[httpx2.AsyncC
     app = create_app(lake, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS, kept=Store())
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api") as made,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1") as made,
     ):
         yield made
 
 
 def token(*scopes: str, user: str | None = None, subject: str = "somebody") -> dict[str, str]:
-    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(minutes=5), user_id=user)}"}
+    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(hours=1), user_id=user)}"}
 
 
 EVERY = ("read:tables", "read:metrics", "read:users", "read:logs", "predict", "admin", "write:events")

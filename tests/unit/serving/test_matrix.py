@@ -19,11 +19,14 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from local_lake import local_lake, write
 
+from lakehouse.alerts import read
 from lakehouse.flows import TABLES
 from lakehouse.settings import Api, Rate, Rates, Settings
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import SCOPES, Scope, issue
+from serving.live.hub import Hub
+from serving.live.wording import ByRules
 from serving.problems import Problem
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +84,12 @@ ROUTES: dict[tuple[str, str], Expected] = {
     ("POST", "/v1/predictions/anomaly"): Expected("predict", allowed=422, body={}),
     ("POST", "/v1/predictions/trend"): Expected("predict", allowed=422, body={}),
     ("GET", "/v1/status"): Expected("read:metrics"),
+    # Of what people write about, and what logs say.
+    ("GET", "/reports"): Expected("read:metrics", other=403),
+    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-01-01", other=403),
+    # Each kind of event has a scope of its own: tests/unit/serving/test_live.py.
+    ("GET", "/v1/stream"): Expected("read:metrics", "/v1/stream?events=live"),
+    ("GET", "/metrics"): Expected(None),  # for who comes from this machine, as these do: test_metrics.py
     ("GET", "/graphql"): Expected("any", "/graphql?query={__typename}"),
     ("POST", "/graphql"): Expected("any", body={"query": "{ __typename }"}),
 }
@@ -131,7 +140,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def app(lake: Settings) -> FastAPI:
     delivery = Delivery(lambda: Broker(), timedelta(seconds=5))
-    return create_app(lake, delivery, Remembered(), KEYS, reads=Away())  # type: ignore[arg-type]
+    # Streams that end by themselves, at once, of nothing.
+    streams = Hub(ByRules(read(), str), lasts_s=0.001)
+    return create_app(lake, delivery, Remembered(), KEYS, reads=Away(), streams=streams)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -152,7 +163,7 @@ def test_every_route_is_written_down(app: FastAPI) -> None:
     assert set(routes(app)) == set(ROUTES) | SOCKETS
 
 
-def token(*scopes: Scope, user: str | None = None, ttl: timedelta = timedelta(minutes=5)) -> str:
+def token(*scopes: Scope, user: str | None = None, ttl: timedelta = timedelta(hours=1)) -> str:
     return issue(KEYS, "tester", [*scopes], ttl, user)
 
 

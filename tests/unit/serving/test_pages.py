@@ -32,7 +32,7 @@ async def client(dist: Path, anyio_backend: str) -> AsyncIterator[httpx2.AsyncCl
     app = FastAPI()
     problems.install(app)
     app.include_router(pages.router(dist))
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api") as found:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://127.0.0.1") as found:
         yield found
 
 

@@ -76,7 +76,7 @@ async def client(settings: Settings, record: Any = None) -> AsyncIterator[httpx2
 
 def token(*scopes: str, subject: str = "tester", user: str | None = None) -> dict[str, str]:
     more = {} if user is None else {"user_id": user}
-    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(minutes=5), **more)}"}
+    return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), timedelta(hours=1), **more)}"}
 
 
 READER = token("read:tables", "read:metrics", "read:users")

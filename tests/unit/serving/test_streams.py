@@ -124,13 +124,13 @@ def test_readers_who_take_nothing_hold_up_no_page_and_are_given_up(
     with served(lake) as api:
         api.get(f"/v1/tables/{TABLE}/rows?limit=1")
         port = int(str(api.base_url).rstrip("/").rpartition(":")[2])
-        words = f"GET /v1/tables/{TABLE}/rows?limit=1000000 HTTP/1.1\r\nHost: x\r\nAccept: {NDJSON}\r\n"
+        words = f"GET /v1/tables/{TABLE}/rows?limit=1000000 HTTP/1.1\r\nHost: localhost\r\nAccept: {NDJSON}\r\n"
         stalled = [socket.create_connection(("127.0.0.1", port)) for _ in range(STREAMS)]
         for one in stalled:
             one.sendall(f"{words}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
         until(lambda: querying() == STREAMS)
         answer = api.get(f"/v1/tables/{TABLE}/rows?limit=5")
-        assert answer.status_code == 200 and answer.elapsed < timedelta(seconds=2)
+        assert answer.status_code == 200 and answer.elapsed < timedelta(seconds=10)
         until(lambda: querying() == 0)
         for one in stalled:  # they get what was on its way, and then the end of the connection
             size = 0

@@ -43,7 +43,8 @@ export function Activity() {
         title={chosen ? t("activity.eventsOf", { type: word("event", chosen) }) : t("activity.events")}
         note={
           <>
-            {rangeText(range)} · <Fresh ageS={activity.data?.ageS ?? null} at={activity.at} />
+            {rangeText(range)}
+            <Fresh ageS={activity.data?.ageS ?? null} at={activity.at} />
             {activity.data?.cut && ` · ${t("panel.cut")}`}
           </>
         }
@@ -111,7 +112,7 @@ function Now({ site }: { site: Site }) {
 }
 
 const SECOND = 1000;
-const LEAST_MS = 5 * 60 * SECOND;
+const LEAST_MS = 60 * SECOND;
 
 /** What the stream has said since the page was opened. */
 function LiveChart({ of }: { of: readonly Moment[] }) {
@@ -146,7 +147,7 @@ const time = (row: ActivityRow) => row.window_start;
 export function EventsChart(props: {
   data: Spanned<ActivityRow[]>;
   type: string | null;
-  height: number;
+  height?: number;
   users?: boolean;
 }) {
   const { data, type, height, users } = props;
@@ -168,7 +169,7 @@ export function EventsChart(props: {
       from={data.bounds.from}
       to={data.bounds.to}
       write={compact}
-      height={height}
+      {...(height === undefined ? {} : { height })}
     />
   );
 }

@@ -24,6 +24,7 @@ export function Alerts() {
       size="l"
       query={query}
       empty={() => count(state) === 0}
+      emptyIcon="check"
       emptyText={state === "all" || state === "firing" ? t("alerts.calm") : t("alerts.noneOfState")}
       tools={
         <Segments
@@ -64,7 +65,7 @@ export function AlertList({ of, brief = false }: { of: readonly Alert[]; brief?:
             {one.state === "pending" && <span class="alert-state">{t("alerts.pending")}</span>}
             {one.silenced && <span class="alert-state">{t("alerts.silenced")}</span>}
             <strong>{one.rule}</strong>
-            <span class="alert-subject mono">{one.subject}</span>
+            {!brief && <span class="alert-subject mono">{one.subject}</span>}
             <span class="alert-since">
               <Ago at={one.since} />
             </span>
@@ -73,7 +74,7 @@ export function AlertList({ of, brief = false }: { of: readonly Alert[]; brief?:
             {one.text}
             {!brief && one.value !== null && (
               <span class="alert-value">
-                {" "}
+                {" · "}
                 {t("alerts.value")} <b>{decimal(one.value)}</b>
               </span>
             )}

@@ -54,7 +54,8 @@ export function Hosts() {
         title={t("hosts.over", { metric: t(`hosts.${metric}`) })}
         note={
           <>
-            {rangeText(range)} · <Fresh ageS={found.data?.ageS ?? null} at={found.at} />
+            {rangeText(range)}
+            <Fresh ageS={found.data?.ageS ?? null} at={found.at} />
           </>
         }
         class="full"
@@ -96,7 +97,7 @@ function HostTable({ of, chosen }: { of: readonly Host[]; chosen: string | null 
           <tr>
             <th scope="col">{t("hosts.host")}</th>
             {NAMES.map((name) => (
-              <th key={name} scope="col" colSpan={2} class="n meter-head">
+              <th key={name} scope="col" class="meter">
                 {t(`hosts.${name}`)}
               </th>
             ))}
@@ -114,14 +115,14 @@ function HostTable({ of, chosen }: { of: readonly Host[]; chosen: string | null 
                 </a>
               </th>
               {NAMES.map((name) => (
-                <>
-                  <td key={`${name}-bar`} class="bar-cell meter">
+                <td key={name} class="meter">
+                  <span class="meter-value">
+                    <span class={toneOf(one[name]) === "accent" ? "n" : `n ${toneOf(one[name])}`}>
+                      {percent(one[name])}
+                    </span>
                     <Bar share={one[name]} tone={toneOf(one[name])} />
-                  </td>
-                  <td key={name} class={`n ${toneOf(one[name]) === "accent" ? "" : toneOf(one[name])}`}>
-                    {percent(one[name])}
-                  </td>
-                </>
+                  </span>
+                </td>
               ))}
               <td class="n opt">
                 <Ago at={one.last_seen} />
@@ -154,7 +155,7 @@ function HostChart(props: { host: string; data: HostSeries; metric: Metric; larg
     let band: readonly [number, number] | undefined;
     if (expected.length > 0) {
       lines.push(
-        { label: t("hosts.expected"), values: column((one) => one.mean), kind: "dashes" },
+        { label: t("hosts.expected"), values: column((one) => one.mean), kind: "dashes", tone: "accent3" },
         { label: t("hosts.hi"), values: column((one) => Math.min(one.hi, 1)), kind: "edge" },
         { label: t("hosts.lo"), values: column((one) => Math.max(one.lo, 0)), kind: "edge" },
       );

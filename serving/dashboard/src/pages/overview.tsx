@@ -3,17 +3,18 @@ import { useAlerts } from "../alerts";
 import { age, compact, integer, milliseconds, percent } from "../format";
 import { t } from "../language";
 import { moments, total } from "../now";
+import type { Query } from "../query";
 import { useActivity, useServices, useSite, useStatus, useTrending } from "../questions";
 import { href } from "../route";
 import { summary } from "../series";
 import { useStore } from "../store";
-import type { Health, Status } from "../types";
+import type { Alert, Health, Status } from "../types";
 import { EventsChart } from "./activity";
 import { AlertList } from "./alerts";
 import { lagOf } from "./pipeline";
 import { TrendingList } from "./posts";
 import { ServiceTable } from "./services";
-import { Fresh, Panel } from "../ui/panel";
+import { Fresh, Panel, words } from "../ui/panel";
 import { Ago, Figures, Spoken, type Figure } from "../ui/parts";
 import { rangeText, useRange } from "../ui/range";
 
@@ -41,9 +42,9 @@ export function Overview() {
       href: href("activity"),
       ...(seen.length > 2 ? { spark: seen.map((one) => one.events) } : {}),
     },
-    ...healthFigures(services.data),
-    lagFigure(status.data),
-    alertFigure(alerts.data),
+    ...healthFigures(services),
+    lagFigure(status),
+    alertFigure(alerts),
   ];
   return (
     <>
@@ -55,7 +56,8 @@ export function Overview() {
         title={t("activity.events")}
         note={
           <>
-            {rangeText(range)} · <Fresh ageS={activity.data?.ageS ?? null} at={activity.at} />
+            {rangeText(range)}
+            <Fresh ageS={activity.data?.ageS ?? null} at={activity.at} />
           </>
         }
         class="wide"
@@ -63,7 +65,7 @@ export function Overview() {
         empty={(data) => data.rows.length === 0}
         emptyText={t("activity.none")}
       >
-        {(data) => <EventsChart data={data} type={null} height={200} />}
+        {(data) => <EventsChart data={data} type={null} />}
       </Panel>
       <Panel
         title={t("page.alerts")}
@@ -71,6 +73,7 @@ export function Overview() {
         query={alerts}
         empty={(data) => data.filter((one) => one.state !== "recovered").length === 0}
         emptyText={t("alerts.calm")}
+        emptyIcon="check"
         tools={<a href={href("alerts")}>{t("panel.all")}</a>}
       >
         {(data) => <AlertList of={data.filter((one) => one.state !== "recovered").slice(0, 5)} brief />}
@@ -99,7 +102,13 @@ export function Overview() {
   );
 }
 
-function healthFigures(services: readonly Health[] | undefined): Figure[] {
+/** Why a figure is not known. */
+function why(query: Query<unknown>): string | undefined {
+  return query.data === undefined && query.problem ? words(query.problem).title : undefined;
+}
+
+function healthFigures(query: Query<Health[]>): Figure[] {
+  const services = query.data;
   const requests = services?.reduce((n, one) => n + one.requests, 0);
   const errors = services?.reduce((n, one) => n + one.errors, 0);
   const rate = requests ? errors! / requests : null;
@@ -110,39 +119,42 @@ function healthFigures(services: readonly Health[] | undefined): Figure[] {
     {
       label: t("figure.errors"),
       value: percent(rate),
-      note: requests === undefined ? undefined : t("figure.ofRequests", { n: compact(requests) }),
+      note: requests === undefined ? why(query) : t("figure.ofRequests", { n: compact(requests) }),
       href: href("services"),
       ...(rate !== null && rate >= 0.05 ? { tone: "bad" as const } : {}),
     },
     {
       label: t("figure.slowest"),
       value: milliseconds(slowest?.p95_ms),
-      note: slowest?.service,
+      note: slowest?.service ?? why(query),
       href: href("services", slowest ? { service: slowest.service } : {}),
     },
   ];
 }
 
-function lagFigure(status: Status | undefined): Figure {
+function lagFigure(query: Query<Status>): Figure {
+  const status = query.data;
   const lags = status ? Object.entries(status.topics).map(([topic, facts]) => ({ topic, s: lagOf(facts) })) : [];
   const worst = summary(lags.map(({ s }) => s))?.most;
+  const lost = status && Object.values(status.topics).find((facts) => facts.error)?.error;
   const topic = lags.find(({ s }) => s === worst)?.topic;
   return {
     label: t("figure.lag"),
     value: age(worst),
-    note: worst === 0 ? t("figure.upToDate") : topic,
+    note: worst === 0 ? t("figure.upToDate") : (topic ?? lost ?? why(query)),
     href: href("pipeline"),
     ...(worst !== undefined && worst > 60 ? { tone: "warn" as const } : {}),
   };
 }
 
-function alertFigure(alerts: ReturnType<typeof useAlerts>["data"]): Figure {
+function alertFigure(query: Query<Alert[]>): Figure {
+  const alerts = query.data;
   const firing = alerts?.filter((one) => one.state === "firing" && !one.silenced);
   const pending = alerts?.filter((one) => one.state === "pending").length ?? 0;
   return {
     label: t("figure.alerts"),
     value: integer(firing?.length),
-    note: firing === undefined ? undefined : t("figure.pending", { n: integer(pending) }),
+    note: firing === undefined ? why(query) : t("figure.pending", { n: integer(pending) }),
     href: href("alerts"),
     ...(firing?.length ? { tone: "bad" as const } : {}),
   };

@@ -26,7 +26,6 @@ export function Posts() {
     <>
       <Panel
         title={t("posts.trending")}
-        note={t("posts.trendingNote")}
         class="half"
         size="l"
         query={trending}
@@ -34,7 +33,12 @@ export function Posts() {
         emptyText={device || referrer ? t("posts.noneOfPart") : t("posts.none")}
         tools={<Parts device={device} referrer={referrer} />}
       >
-        {(data) => <TrendingList of={data} chosen={post} />}
+        {(data) => (
+          <>
+            <TrendingList of={data} chosen={post} />
+            <p class="footnote">{t("posts.trendingNote")}</p>
+          </>
+        )}
       </Panel>
       <div class="half column">
         <FindPost post={post} />
@@ -171,7 +175,7 @@ function Days({ of }: { of: readonly Engagement[] }) {
     const xs = Array.from({ length: (last - from) / DAY_MS + 1 }, (_, i) => from + i * DAY_MS);
     const column = (value: (one: Engagement) => number) => xs.map((at) => value(byDate.get(at) ?? NOTHING));
     const lines: Line[] = [
-      { label: t("posts.views"), values: column((one) => one.views), kind: "bars" },
+      { label: t("posts.views"), values: column((one) => one.views), kind: "bars", tone: "accent2" },
       { label: t("posts.users"), values: column((one) => one.users), tone: "accent3" },
     ];
     return { days: days.reverse(), xs: xs.map((at) => at / 1000), lines, from, to: last + DAY_MS };

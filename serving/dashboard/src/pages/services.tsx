@@ -1,5 +1,5 @@
 /** How services are: the newest minute of each, error rates over the range, and one of them in detail. */
-import { compact, decimal, integer, milliseconds, percent } from "../format";
+import { age, clock, compact, decimal, milliseconds, percent } from "../format";
 import { t } from "../language";
 import { minutesOf } from "../range";
 import { MOST_DRAWN, useHealth, usePaths, useServices, type ServiceHealth } from "../questions";
@@ -27,7 +27,8 @@ export function Services() {
   const paths = usePaths(service, minutes);
   const note = (
     <>
-      {rangeText(range)} · <Fresh ageS={health.data?.ageS ?? null} at={health.at} />
+      {rangeText(range)}
+      <Fresh ageS={health.data?.ageS ?? null} at={health.at} />
     </>
   );
   const none = (data: ServiceHealth) => [...data.rows.values()].every((found) => found.length === 0);
@@ -88,7 +89,7 @@ export function Services() {
       </Panel>
       <Panel
         title={t("services.slowest", { service: service ?? "…" })}
-        note={t("services.slowestNote", { n: integer(minutes) })}
+        note={t("services.slowestNote", { age: age(minutes * 60) })}
         class="half"
         query={services.problem && !services.data ? { ...paths, problem: services.problem } : paths}
         empty={(data) => data.length === 0}
@@ -164,7 +165,7 @@ export function ServiceTable(props: { of: readonly Health[]; chosen?: string | n
                 <td class="n">{milliseconds(one.p95_ms)}</td>
                 <td class="n opt">{milliseconds(one.p99_ms)}</td>
                 <td class="n opt">
-                  <Time at={one.window_start} />
+                  <Time at={one.window_start} as={clock} />
                 </td>
               </tr>
             );

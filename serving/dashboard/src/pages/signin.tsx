@@ -7,7 +7,8 @@ import { useStore } from "../store";
 import { Icon, Mark } from "../ui/icon";
 import { LanguageChoice, ThemeChoice } from "../ui/settings";
 
-const COMMAND = "lakehouse token --scope read:metrics --scope read:logs --scope read:users";
+const LINK = "lakehouse dashboard";
+const TOKEN = "lakehouse token --scope read:metrics --scope read:logs --scope read:users";
 
 export function SignIn() {
   const speaking = useStore(language);
@@ -68,8 +69,10 @@ export function SignIn() {
           {t("signin.go")}
         </button>
         <div class="signin-how">
+          <p>{t("signin.link")}</p>
+          <code>{LINK}</code>
           <p>{t("signin.how")}</p>
-          <code>{COMMAND}</code>
+          <code>{TOKEN}</code>
         </div>
       </form>
       <div class="signin-settings">

@@ -34,6 +34,7 @@ interface Props {
   readonly from: number;
   readonly to: number;
   readonly write: (n: number | null) => string;
+  /** Without one it takes the room that there is. */
   readonly height?: number;
   /** The y axis goes up to here at least. */
   readonly ceiling?: number;
@@ -83,7 +84,7 @@ function channels(hex: string): [number, number, number] {
 }
 
 export function Chart(props: Props) {
-  const { title, xs, lines, band, height = 180, write, legend = true } = props;
+  const { title, xs, lines, band, height, write, legend = true } = props;
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const newest = useRef(props);
@@ -106,11 +107,10 @@ export function Chart(props: Props) {
   useEffect(() => {
     const root = box.current!;
     const brush = paint();
-    const width = () => Math.max(root.clientWidth, 120);
+    const size = () => ({ width: Math.max(root.clientWidth, 120), height: height ?? Math.max(root.clientHeight, 120) });
     const options: uPlot.Options = {
-      width: width(),
-      height,
-      padding: [8, 8, 0, 0],
+      ...size(),
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
@@ -174,7 +174,8 @@ export function Chart(props: Props) {
     const made = new uPlot(options, data(newest.current), root);
     plot.current = made;
     const watch = new ResizeObserver(() => {
-      if (made.width !== width()) made.setSize({ width: width(), height });
+      const { width, height } = size();
+      if (made.width !== width || made.height !== height) made.setSize({ width, height });
     });
     watch.observe(root);
     return () => {
@@ -197,7 +198,7 @@ export function Chart(props: Props) {
   const move = (event: KeyboardEvent) => {
     const u = plot.current;
     if (!u) return;
-    const here = at ?? xs.length - 1;
+    const here = shown ?? xs.length - 1;
     const steps: Record<string, number> = {
       ArrowLeft: here - 1,
       ArrowRight: here + 1,
@@ -217,7 +218,7 @@ export function Chart(props: Props) {
   };
 
   return (
-    <figure class="chart">
+    <figure class={height === undefined ? "chart fill" : "chart"}>
       {legend && (
         <figcaption class="legend" ref={readout}>
           <ul>
@@ -240,7 +241,9 @@ export function Chart(props: Props) {
               </li>
             )}
           </ul>
-          <span class="legend-time">{at !== null && xs[at] !== undefined ? moment(xs[at]! * 1000) : ""}</span>
+          <span class="legend-time" title={at !== null && xs[at] !== undefined ? utc(xs[at]! * 1000) : undefined}>
+            {at !== null && xs[at] !== undefined ? moment(xs[at]! * 1000) : ""}
+          </span>
         </figcaption>
       )}
       <div

@@ -16,6 +16,7 @@ const PATHS = {
   right: "M9 5l7 7-7 7",
   down: "M6 9l6 6 6-6",
   menu: "M4 7h16M4 12h16M4 17h16",
+  check: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM8 12.5l3 3 5-6",
   close: "M6 6l12 12M18 6L6 18",
   pause: "M8 5v14M16 5v14",
   play: "M7 4l12 8-12 8z",

@@ -18,6 +18,7 @@ interface Props<T> {
   empty?: (data: T) => boolean;
   /** What emptiness means here, and what to do about it. */
   emptyText?: string;
+  emptyIcon?: Picture;
   class?: string;
   /** How high it will be, so that nothing jumps when the data come: s, m or l. */
   size?: "s" | "m" | "l";
@@ -30,7 +31,7 @@ export function Panel<T>(props: Props<T>) {
   const data = query.data;
   let body: ComponentChildren;
   if (data !== undefined) {
-    body = props.empty?.(data) ? <Nothing text={props.emptyText ?? t("panel.empty")} /> : props.children(data);
+    body = props.empty?.(data) ? <Nothing text={props.emptyText ?? t("panel.empty")} icon={props.emptyIcon ?? "empty"} /> : props.children(data);
   } else if (query.problem) {
     body = <Trouble problem={query.problem} again={query.again} />;
   } else {
@@ -157,5 +158,5 @@ function Stale({ problem, at, again }: { problem: Problem; at: number | undefine
 export function Fresh({ ageS, at }: { ageS: number | null; at: number | undefined }) {
   const now = useNow();
   if (ageS === null || at === undefined) return null;
-  return <>{t("panel.fresh", { age: age(ageS + Math.max(now - at, 0) / 1000) })}</>;
+  return <> · {t("panel.fresh", { age: age(ageS + Math.max(now - at, 0) / 1000) })}</>;
 }

@@ -37,7 +37,7 @@ export function Ago({ at }: { at: When }) {
   const s = Math.max((now - new Date(at).getTime()) / 1000, 0);
   return (
     <time dateTime={new Date(at).toISOString()} title={`${full(at)}\n${utc(at)}`}>
-      {t("time.ago", { age: age(s) })}
+      {s < 2 ? t("time.now") : t("time.ago", { age: age(s) })}
     </time>
   );
 }
