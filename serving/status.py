@@ -92,7 +92,7 @@ class Status:
                 "last_cut_at": cut[0]["committed_at"] if cut else None,
                 "cut_age_s": age_s(cut[0]["committed_at"], at) if cut else None,
             }
-            for name, version in sorted((cut[0]["versions"] if cut else {}).items()):
+            for name, version in sorted(((cut[0]["versions"] or {}) if cut else {}).items()):
                 if not name.startswith("_"):
                     known = {"name": name, "version": version, "at": cut[0]["committed_at"]} if cut else {}
                     tables.append({**known, "age_s": topics[topic]["cut_age_s"]})

@@ -83,6 +83,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             client[settings.mongo.database].notifications.insert_one(told)
         with Redis.from_url(settings.redis.url.get_secret_value()) as redis:
             redis.zadd("trending:posts", {"p1": 1.0})
+            made = {"model_version": "1", "at": AT, "items": [{"post_id": "p1", "score": 1.0}]}
+            redis.set("recs:u1", orjson.dumps(made))
             redis.hset("live:site", mapping={"at": AT, "active_users": 1})
         yield settings
     finally:

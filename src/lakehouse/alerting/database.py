@@ -19,11 +19,12 @@ class StandingsError(Exception):
     """MongoDB does not answer, or holds what this version does not read; one line that names the mend."""
 
 
-def database(settings: Settings) -> Any:
-    """The platform's database; its client connects when it is asked first."""
+def database(settings: Settings, answers: timedelta = timedelta(seconds=20)) -> Any:
+    """The platform's database; its client connects when it is asked first, and waits so long for an answer."""
     client: MongoClient[dict[str, Any]] = MongoClient(
-        settings.mongo.uri.get_secret_value(), serverSelectionTimeoutMS=3000, socketTimeoutMS=20000, tz_aware=True
-    )
+        settings.mongo.uri.get_secret_value(), tz_aware=True,
+        serverSelectionTimeoutMS=3000, socketTimeoutMS=round(answers.total_seconds() * 1000),
+    )  # fmt: skip
     return client[settings.mongo.database]
 
 
