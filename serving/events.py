@@ -185,7 +185,11 @@ _BODY = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": Results, "description": "The broker has acknowledged every accepted event."},
-    422: {"model": Results, "description": "Every event is rejected (or a problem: no event, a key used before)."},
+    422: {
+        "model": Results,
+        "description": "Every event is rejected; or a problem: no event, a key used before.",
+        "content": documented(422)[422]["content"],
+    },
 }
 
 

@@ -332,13 +332,17 @@ def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int
     ) -> Any:
         context = info.context
         context.need(scope)
-        conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
-        question = ask(
-            rows.table, context.caller, conditions=conditions,
-            order=",".join(each.value for each in order) if order else None,
-            since=since, until=until, limit=first, version=version,
-        )  # fmt: skip
-        select = selected(info._raw_info, rows.table, of)
+
+        def make() -> tuple[Ask, tuple[str, ...]]:
+            conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
+            question = ask(
+                rows.table, context.caller, conditions=conditions,
+                order=",".join(each.value for each in order) if order else None,
+                since=since, until=until, limit=first, version=version,
+            )  # fmt: skip
+            return question, selected(info._raw_info, rows.table, of)
+
+        question, select = context.once(info._raw_info.field_nodes, make)
         if of is None:
             return await page(context, question, select, after)
         return await page_of(context, question, select, after, of, root.id)

@@ -51,7 +51,15 @@ class KeptReport(BaseModel):
 def router(settings: Settings, keys: auth.Keys, reports: Reports | None = None) -> APIRouter:
     """The routes."""
     made, made_by = APIRouter(tags=["reports"]), reports or Reports(settings)
-    allowed = Depends(auth.caller(keys, "read:metrics"))
+    metrics = auth.caller(keys, "read:metrics")
+
+    async def everybodys(caller: Annotated[Caller, Depends(metrics)]) -> Caller:
+        """A caller who may see what is of everybody: what they write about, and what logs say."""
+        if caller.user_id is not None:
+            raise Problem(403, "not-yours", "Reports are of everybody: a user's token cannot read them.")
+        return caller
+
+    allowed = Depends(everybodys)
     threads = anyio.CapacityLimiter(AT_ONCE)
 
     async def work(call: Callable[[], Result]) -> Result:

@@ -24,9 +24,9 @@ Host = Annotated[str, Field(examples=["db-1"])]
 
 
 class _Said(BaseModel):
-    """Nothing but these fields, all of them."""
+    """Nothing but these fields, all of them but those that have a default."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Collection(_Said, Generic[Row]):
@@ -94,7 +94,7 @@ class ServiceNow(_Said):
     window_start: datetime
     requests: Count
     errors: Count
-    error_rate: Share | None
+    error_rate: float | None
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
@@ -286,7 +286,7 @@ class Model(_Said):
 
     name: Literal["recommender", "anomaly", "trend"]
     version: ModelVersion | None = Field(description="Null before the first.")
-    kind: str | None = None
+    kind: str | None
     published_at: datetime | None
     age_s: float | None
 
@@ -311,7 +311,7 @@ class Tastes(_Said):
     """Posts for a history."""
 
     model_version: ModelVersion | None
-    at: datetime | None = None
+    at: datetime | None
     source: Literal["champion", "popularity"]
     items: list[Item]
 

@@ -37,22 +37,22 @@ def router(service: Service, predictions: Predictions, keys: auth.Keys) -> APIRo
         page = await service.page(caller, question)
         return collection(formats.objects(page.rows))
 
-    @made.post("/predictions/recommender", responses=said(answers.Tastes))
+    @made.post("/predictions/recommender", responses=said(answers.Tastes) | documented(400))
     async def recommender(taste: Taste, caller: asker) -> Response:
         """Posts for somebody with this history; what is popular before the first version."""
         found = await service.thread(lambda: predictions.recommend(taste))
         if found is None:
             popular = await service.reads.trending(None, min(taste.n, 100))
             items = [{"post_id": row["post_id"], "score": row["score"]} for row in popular]
-            return answer({"model_version": None, "source": "popularity", "items": items})
+            return answer({"model_version": None, "at": None, "source": "popularity", "items": items})
         return answer({**found, "source": "champion"})
 
-    @made.post("/predictions/anomaly", responses=said(answers.Unusual))
+    @made.post("/predictions/anomaly", responses=said(answers.Unusual) | documented(400))
     async def anomaly(minutes: Minutes, caller: asker) -> Response:
         """How unusual each minute is, from 0 to 1; an alarm from 0.5 on."""
         return answer(await service.thread(lambda: predictions.anomaly(minutes)))
 
-    @made.post("/predictions/trend", responses=said(answers.Outlook))
+    @made.post("/predictions/trend", responses=said(answers.Outlook) | documented(400))
     async def trend(series: Series, caller: asker) -> Response:
         """What comes next, with an interval."""
         return answer(await service.thread(lambda: predictions.trend(series)))

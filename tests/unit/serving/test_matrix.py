@@ -86,6 +86,9 @@ ROUTES: dict[tuple[str, str], Expected] = {
     ("POST", "/v1/predictions/anomaly"): Expected("predict", allowed=422, body={}),
     ("POST", "/v1/predictions/trend"): Expected("predict", allowed=422, body={}),
     ("GET", "/v1/status"): Expected("read:metrics"),
+    # Of what people write about, and what logs say.
+    ("GET", "/reports"): Expected("read:metrics", other=403),
+    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-01-01", other=403),
     # Each kind of event has a scope of its own: tests/unit/serving/test_live.py.
     ("GET", "/v1/stream"): Expected("read:metrics", "/v1/stream?events=live"),
     ("GET", "/metrics"): Expected(None),  # for who comes from this machine, as these do: test_metrics.py

@@ -141,6 +141,14 @@ async def test_reports_are_for_those_who_may_read_metrics(reports: Reports, path
         assert (await other.get(path)).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["/reports", "/reports/2026-11-25"])
+async def test_reports_are_not_for_a_users_own_token(reports: Reports, path: str) -> None:
+    async with client(reports) as api:
+        token = issue(KEYS, "tester", ["read:metrics"], timedelta(minutes=1), "user-1")
+        answer = await api.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:lakehouse:problem:not-yours")
+
+
 class Failing(Reports):
     def __init__(self, error: Exception) -> None:
         super().__init__(Settings(hdfs=Hdfs(uri="hdfs://127.0.0.1:1")), lambda: NOW)
