@@ -300,6 +300,8 @@ def test_what_was_seen_stays_when_asking_again_fails(open_page: Open, world: Wor
     page = open_page("users?user=u00042")
     told = panel(page, "Notifications")
     expect(told.locator(".told li").first).to_be_visible()
+    _until(page, lambda: any(one.endswith("notification&user_id=u00042") for one in world.asked))
+    expect(page.locator(".live")).to_have_class(re.compile("live-live"))
     world.away = {"mongodb"}
     page.clock.set_fixed_time(world.now.replace(minute=world.now.minute + 1))
     world.say("notification", {"id": "n", "user_id": "u00042"})
