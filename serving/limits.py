@@ -15,6 +15,8 @@ from serving.problems import Problem, refuse
 
 OWN_LIMIT = frozenset({"/v1/events"})
 """Paths whose bodies are bounded where they are read."""
+OWN_TIME = ("/reports/",)
+"""Beginnings of paths whose work is bounded where it is done: a page of a day may take minutes to make."""
 EVENT_STREAM = b"text/event-stream"
 _log = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ class Deadlines:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.begins_s) as deadline:
+            async with asyncio.timeout(None if scope["path"].startswith(OWN_TIME) else self.begins_s) as deadline:
                 await self.app(scope, receive, answered)
         except TimeoutError:
             if not deadline.expired():

@@ -163,7 +163,7 @@ def _head_too_large() -> Problem:
 def options(settings: Settings) -> dict[str, Any]:
     """The options of :class:`uvicorn.Config`."""
     api = settings.api
-    bounded = type("Bounded", (Droppable, BoundedHttp), {"most_connections": api.max_connections})
+    bounded = type("Bounded", (BoundedHttp,), {"most_connections": api.max_connections})
     return {
         "http": bounded,
         "log_config": None,  # ours: one line a request, with its id

@@ -17,7 +17,7 @@ from pymongo import DESCENDING, AsyncMongoClient
 from pymongo.errors import PyMongoError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from lakehouse.settings import Settings
 from serving.problems import Problem
@@ -34,7 +34,8 @@ class Reads:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             settings.redis.url.get_secret_value(), max_connections=64, timeout=ANSWERS_S,  # more at a time wait
             decode_responses=True, encoding_errors="replace",
-            socket_timeout=ANSWERS_S, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1),
+            socket_timeout=ANSWERS_S, socket_connect_timeout=1,
+            retry=Retry(NoBackoff(), 1, (ConnectionError,)),  # Redis has closed it; silence is not asked again
         )  # fmt: skip
         self._redis: Any = redis.asyncio.Redis.from_pool(pool)
         milliseconds = round(ANSWERS_S * 1000)

@@ -306,7 +306,7 @@ class Service:
                     loop.call_soon_threadsafe(end, error)
 
         async with _turn(self._streams, self._within_s):
-            reading, within_s = _thread(read), self._within_s + OVER_S
+            reading, within_s = in_thread(read), self._within_s + OVER_S
             try:
                 while (part := await _in_time(parts.get(), within_s, snapshot.name)) is not None:
                     if isinstance(part, Exception):
@@ -334,7 +334,7 @@ class Service:
             Problem: 503, there was no turn in time, or the call did not come back in time.
         """
         async with _turn(self._others if name is None else self._pages, self._within_s):
-            return await _in_time(_thread(call), self._within_s + OVER_S, name)
+            return await _in_time(in_thread(call), self._within_s + OVER_S, name)
 
     # --- what is personal --------------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class Service:
         return row if mine else {**row, "text": None}
 
 
-def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
+def in_thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
     """What a call returns, in a thread of its own that ends with the process, whatever it waits for."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Result] = loop.create_future()

@@ -28,7 +28,7 @@ class Standing:
         self._database = database(settings)
         self._lock = asyncio.Lock()
         self._made = float("-inf")
-        self._kept: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] | Problem = []
 
     async def now(self) -> list[dict[str, Any]]:
         """Rows of ``alerts_now``.
@@ -40,9 +40,11 @@ class Standing:
             if time.monotonic() - self._made > FRESH_S:
                 try:
                     self._kept = await self._service.thread(lambda: alerts_now(self._database, self._rules))
-                except StandingsError as error:
-                    raise Problem(503, "store-away", f"{error}.", {"Retry-After": "5"}, store="mongodb") from None
+                except StandingsError as error:  # is everybody's who waits, too
+                    self._kept = Problem(503, "store-away", f"{error}.", {"Retry-After": "5"}, store="mongodb")
                 self._made = time.monotonic()
+        if isinstance(self._kept, Problem):
+            raise self._kept
         return self._kept
 
 

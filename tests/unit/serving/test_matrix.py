@@ -27,6 +27,7 @@ from serving.app import create_app
 from serving.auth import SCOPES, Scope, issue
 from serving.live.hub import Hub
 from serving.live.wording import ByRules
+from serving.pages import DIST
 from serving.problems import Problem
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +54,7 @@ class Expected:
     body: dict[str, Any] | None = field(default=None, hash=False)
 
 
+BUILT = (DIST / "index.html").exists()
 ROUTES: dict[tuple[str, str], Expected] = {
     ("GET", "/healthz"): Expected(None),
     ("GET", "/readyz"): Expected(None),
@@ -92,6 +94,15 @@ ROUTES: dict[tuple[str, str], Expected] = {
     ("GET", "/metrics"): Expected(None),  # for who comes from this machine, as these do: test_metrics.py
     ("GET", "/graphql"): Expected("any", "/graphql?query={__typename}"),
     ("POST", "/graphql"): Expected("any", body={"query": "{ __typename }"}),
+    # Files of a page without data; a checkout whose pages are not built says so.
+    ("GET", "/"): Expected(None, allowed=200 if BUILT else 503),
+    ("HEAD", "/"): Expected(None, allowed=200 if BUILT else 503),
+    ("GET", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
+    ("HEAD", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
+    ("GET", "/v1/alerts"): Expected("read:metrics"),
+    ("GET", "/reports"): Expected("read:metrics"),
+    # A day without a table to tell of it is 503; what a page holds is nobody's in particular.
+    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-11-26"),
 }
 SOCKETS = {("*", "/graphql")}
 """WebSockets, whose tests are their own."""
