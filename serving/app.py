@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from lakehouse.contracts import contracts
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery, bounded_producer
-from serving import auth, edge, events, listen, redact, tracing
+from serving import auth, edge, events, listen, openapi, pages, redact, tracing
 from serving.access import AccessLog
 from serving.cache import Store
 from serving.graphql import http as graphql
@@ -31,6 +31,7 @@ from serving.reads import Reads
 from serving.recommend import Recommendations
 from serving.report import routes as reports
 from serving.rest import alerts, logs, metrics, models, status, tables, users
+from serving.rest.answers import Health, said
 from serving.scraped import sources
 from serving.served import Served
 from serving.server import Server
@@ -89,9 +90,11 @@ def create_app(
         await asyncio.to_thread(log.close)
 
     app = FastAPI(
-        title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None, telemetry=tracing.telemetry()
-    )
+        title="lakehouse", version="1", lifespan=running, docs_url=None, redoc_url=None,
+        telemetry=tracing.telemetry(), generate_unique_id_function=openapi.operation_id,
+    )  # fmt: skip
     app.state.ending = streams.end
+    openapi.install(app)
     tokens = auth.Tokens(keys, settings.api)
     edge.install(app, settings, tokens, turns)
     app.add_middleware(Measured, metrics=observed)
@@ -108,15 +111,16 @@ def create_app(
         alerts.router(alerts.Standing(service, settings), keys),
         graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
         reports.router(settings, keys),
+        pages.router(),
     ):
         app.include_router(made)
 
-    @app.get("/healthz")
+    @app.get("/healthz", tags=["platform"], responses=said(Health))
     async def healthz() -> dict[str, str]:
         """The process serves requests."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=documented(503))
+    @app.get("/readyz", tags=["platform"], responses=said(Health) | documented(503))
     async def readyz() -> dict[str, str]:
         """Events can be taken: the broker answers and has their topic."""
         if trouble := await sending.trouble(contract.topic):

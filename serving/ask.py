@@ -151,16 +151,16 @@ def ask(
     hidden = table.hidden(caller)
     columns = _columns("select", select, table) if select else tuple(names)
     if len(filters) + len(conditions) > MOST_CONDITIONS:
-        raise _wrong("filter", f"at most {MOST_CONDITIONS} conditions")
+        raise wrong("filter", f"at most {MOST_CONDITIONS} conditions")
     checked = [_condition(text, table) for text in filters] + [_checked(*words, table) for words in conditions]
     wanted: list[tuple[str, bool]] = []
     for word in (order or "").split(",") if order else ():
         (column,) = _columns("order", word.strip().removeprefix("-"), table)
         if not table.comparable(column):
-            raise _wrong("order", f"{column} cannot be ordered")
+            raise wrong("order", f"{column} cannot be ordered")
         wanted.append((column, word.strip().startswith("-")))
     if len(dict(wanted)) < len(wanted):
-        raise _wrong("order", "a column is there twice")
+        raise wrong("order", "a column is there twice")
     for column in [*(c.column for c in checked), *dict(wanted)]:
         if column in hidden:
             detail = f"{column} is personal: to filter or order by it needs the scope read:pii."
@@ -168,7 +168,7 @@ def ask(
     for name, text, operator in (("from", since, "ge"), ("to", until, "lt")):
         if text is not None:
             if table.time is None:
-                raise _wrong(name, f"{table.name} has no time")
+                raise wrong(name, f"{table.name} has no time")
             checked.append(Condition(table.time, operator, _bound(text, table, name)))  # type: ignore[arg-type]
     if not wanted and table.time:
         wanted = [(table.time, True)]
@@ -190,7 +190,7 @@ def _columns(parameter: str, text: str, table: Readable) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in found:
         if table.type_of(name) is None:
-            raise _wrong(
+            raise wrong(
                 parameter, f"{table.name} has no column {name[:100]!r}: it has {', '.join(table.table.schema.names)}"
             )
     return found
@@ -200,26 +200,26 @@ def _condition(text: str, table: Readable) -> Condition:
     column, _, rest = text.partition(":")
     operator, colon, value = rest.partition(":")
     if not colon or operator not in OPERATORS:
-        raise _wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
+        raise wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
     return _checked(column, operator, value.split(",") if operator == "in" else value, table)
 
 
 def _checked(column: str, operator: str, value: str | Sequence[str], table: Readable) -> Condition:
     """A condition of words that the table understands."""
     if (column,) != _columns("filter", column, table):
-        raise _wrong("filter", f"{column[:100]!r} is not a column's name")
+        raise wrong("filter", f"{column[:100]!r} is not a column's name")
     if operator == "null":
         if value not in ("true", "false"):
-            raise _wrong("filter", f"{column}:null: is followed by true or false")
+            raise wrong("filter", f"{column}:null: is followed by true or false")
         return Condition(column, "null", value == "true")
     if not table.comparable(column):
-        raise _wrong("filter", f"{column} can only be compared with null")
+        raise wrong("filter", f"{column} can only be compared with null")
     if operator == "in":
         if len(value) > MOST_VALUES:
-            raise _wrong("filter", f"at most {MOST_VALUES} values")
+            raise wrong("filter", f"at most {MOST_VALUES} values")
         return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in value))
     if operator == "contains" and not isinstance(table.type_of(column), T.StringType):
-        raise _wrong("filter", f"{column} is no text")
+        raise wrong("filter", f"{column} is no text")
     assert isinstance(value, str)
     return Condition(column, operator, _value(value, table, column, "filter"))  # type: ignore[arg-type]
 
@@ -228,7 +228,7 @@ def _value(text: str, table: Readable, column: str, parameter: str) -> Any:
     """A value of a column's type."""
     kind = table.type_of(column)
     if len(text) > LONGEST_VALUE or "\x00" in text:
-        raise _wrong(parameter, f"a value of {column} has at most {LONGEST_VALUE} characters, none of them NUL")
+        raise wrong(parameter, f"a value of {column} has at most {LONGEST_VALUE} characters, none of them NUL")
     try:
         match kind:
             case T.StringType():
@@ -256,7 +256,7 @@ def _value(text: str, table: Readable, column: str, parameter: str) -> Any:
             words = "a time such as 2026-01-31T12:00:00Z"
         else:
             words = f"of type {kind.simpleString()}" if kind else ""
-        raise _wrong(parameter, f"{text[:100]!r} is not {words} ({column})") from None
+        raise wrong(parameter, f"{text[:100]!r} is not {words} ({column})") from None
 
 
 def _bound(text: str, table: Readable, parameter: str) -> Any:
@@ -269,7 +269,7 @@ def _bound(text: str, table: Readable, parameter: str) -> Any:
         day = at.date()
         return day + timedelta(1) if parameter == "to" and at.time() != datetime.min.time() else day
     except (ValueError, OverflowError):
-        raise _wrong(parameter, f"{text[:100]!r} is not a date or a time such as 2026-01-31T12:00:00Z") from None
+        raise wrong(parameter, f"{text[:100]!r} is not a date or a time such as 2026-01-31T12:00:00Z") from None
 
 
 def _date(text: str) -> date:
@@ -295,7 +295,8 @@ def moment(text: str) -> datetime:
     return datetime.fromisoformat(text.upper()).astimezone(UTC)
 
 
-def _wrong(parameter: str, reason: str) -> Problem:
+def wrong(parameter: str, reason: str) -> Problem:
+    """422 for a parameter of the query, by its name."""
     return Problem(
         422, "invalid-request", f"The parameter {parameter} is wrong: {reason}.",
         reasons=[{"pointer": f"/query/{parameter}", "reason": reason}],

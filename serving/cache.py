@@ -31,7 +31,7 @@ AT_HAND = 32 * 1024 * 1024
 REST_S = 2.0
 """For how long a Redis that did not answer is left alone."""
 CONNECTIONS = 64
-"""More requests at a time wait for one another."""
+"""What more requests at a time would need, they do without, unless one is free in a tenth of a second."""
 _log = logging.getLogger(__name__)
 
 
@@ -117,8 +117,9 @@ class Cache:
         try:
             return await command(*args)
         except (RedisError, OSError) as error:
+            if self._clock() >= self._rests_until:
+                _log.warning("answers are made without Redis for a while: %s", error)
             self._rests_until = self._clock() + REST_S
-            _log.warning("answers are made without Redis for a while: %s", error)
             return None
 
     async def close(self) -> None:
@@ -138,7 +139,7 @@ def _read(found: Any) -> Kept | None:
 def client(settings: Settings) -> Store:
     """Redis, which has to answer at once: making an answer takes some ten milliseconds."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis.url.get_secret_value(), max_connections=CONNECTIONS, timeout=0.5,
+        settings.redis.url.get_secret_value(), max_connections=CONNECTIONS, timeout=0.1,
         socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0),
     )  # fmt: skip
     made: Store = redis.asyncio.Redis.from_pool(pool)

@@ -185,13 +185,21 @@ _BODY = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": Results, "description": "The broker has acknowledged every accepted event."},
-    422: {"model": Results, "description": "Every event is rejected (or a problem: no event, a key used before)."},
+    422: {
+        "model": Results,
+        "description": "Every event is rejected; or a problem: no event, a key used before.",
+        "content": documented(422)[422]["content"],
+    },
 }
 
 
 def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) -> APIRouter:
     """The route, for a contract's topic."""
-    routes, allowed, room = APIRouter(), Depends(caller(keys, "write:events")), asyncio.Semaphore(MAX_AT_ONCE)
+    routes, allowed, room = (
+        APIRouter(tags=["events"]),
+        Depends(caller(keys, "write:events")),
+        asyncio.Semaphore(MAX_AT_ONCE),
+    )
 
     @routes.post(
         "/v1/events",
@@ -202,7 +210,10 @@ def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) 
     async def post_events(
         request: Request,
         sender: Caller = allowed,
-        idempotency_key: Annotated[str | None, Header()] = None,
+        idempotency_key: Annotated[
+            str | None,
+            Header(description="Makes a repeat of the request be answered as the first one was, for a day."),
+        ] = None,
     ) -> Response:
         """Take one event, an array of events, or NDJSON; up to 5 MB, gzip or not; the scope is write:events."""
         if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.live.route import ABORT
 from serving.problems import Problem, refuse
 
 OWN_LIMIT = frozenset({"/v1/events"})
 """Paths whose bodies are bounded where they are read."""
+OWN_TIME = ("/reports/",)
+"""Beginnings of paths whose work is bounded where it is done: a page of a day may take minutes to make."""
 EVENT_STREAM = b"text/event-stream"
 _log = logging.getLogger(__name__)
 
@@ -122,13 +126,15 @@ class Deadlines:
             await send(message)
 
         try:
-            async with asyncio.timeout(self.begins_s) as deadline:
+            async with asyncio.timeout(None if scope["path"].startswith(OWN_TIME) else self.begins_s) as deadline:
                 await self.app(scope, receive, answered)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            if begun:  # its connection is closed, so that it is seen to be broken off
-                _log.warning("an answer to %s was not taken within %g s", scope["path"], self.ends_s)
+            if begun:  # the end of the connection shows that it is broken off
+                _log.warning("an answer to %s was not taken within %g s", quote(scope["path"][:500]), self.ends_s)
+                if (drop := scope.get("extensions", {}).get(ABORT)) is not None:
+                    drop["abort"]()
                 raise ClientDisconnect from None
             detail = f"The answer did not begin within {self.begins_s:g} s: ask for less, or try again."
             problem = Problem(503, "too-slow", detail, {"Retry-After": "5", "Connection": "close"})

@@ -10,8 +10,6 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from lakehouse.settings import Settings
 from serving.headers import LOOPBACK
 from serving.keys import weakness
@@ -36,7 +34,7 @@ class ListenError(Exception):
     """The API may not, or cannot, be served there; one line that says what to do."""
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHttp(Droppable):
     """HTTP/1.1 by uvicorn and httptools, which bound neither the size of a head nor the time that it takes to come.
 
     What is refused is answered with a problem, and the connection closed: 414, 431, 408, 503, 400.
@@ -165,7 +163,7 @@ def _head_too_large() -> Problem:
 def options(settings: Settings) -> dict[str, Any]:
     """The options of :class:`uvicorn.Config`."""
     api = settings.api
-    bounded = type("Bounded", (Droppable, BoundedHttp), {"most_connections": api.max_connections})
+    bounded = type("Bounded", (BoundedHttp,), {"most_connections": api.max_connections})
     return {
         "http": bounded,
         "log_config": None,  # ours: one line a request, with its id

@@ -17,7 +17,8 @@ HOST_METRICS = {
     "disk": "system.filesystem.used.pct",
 }
 _NEWEST = """
-select * from rows where window_start >= (select max(window_start) from rows) - interval 1 day
+select service, window_start, requests, errors, error_rate, p50_ms, p95_ms, p99_ms from rows
+where window_start >= (select max(window_start) from rows) - interval 1 day
 qualify row_number() over (partition by service order by window_start desc) = 1 order by service
 """
 _HOSTS = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +23,9 @@ FILE = PROJECT / "docs" / "openapi.json"
 DESCRIPTION = """\
 Rows of tables, what is measured, users, logs, models and their answers, and the way in for events.
 
-Every request names its caller by a bearer token, and every answer has an `X-Request-Id`. Errors are problems (RFC 9457).
-Times are RFC 3339, UTC; `from` and `to` bound a half-open span. A parameter that does not exist is an error.
+Every request names its caller by a bearer token, and every answer has an `X-Request-Id`. Errors are problems
+(RFC 9457). Times are RFC 3339, UTC; `from` and `to` bound a half-open span. Unknown parameters of
+collections are errors.
 """
 TAGS: Mapping[str, str] = {
     "events": "Events in.",
@@ -31,6 +34,9 @@ TAGS: Mapping[str, str] = {
     "users": "A user's activity, recommendations and notifications. A user's token reaches its own alone.",
     "logs": "Logs by words, service, level, trace and time.",
     "models": "The models: which version answers, who decided so, and their answers.",
+    "live": "What happens now, as it happens.",
+    "graphql": "The same in one request, as its schema describes.",
+    "reports": "The report of a day, as a page or a PDF.",
     "platform": "How the platform is.",
 }
 LINKS: Mapping[str, Mapping[str, tuple[str, dict[str, str]]]] = {
@@ -54,6 +60,10 @@ LINKS: Mapping[str, Mapping[str, tuple[str, dict[str, str]]]] = {
 """Where an answer leads: operation -> name -> (operation, its parameters)."""
 
 
+_COLLECTION = re.compile(r"\bCollection_(\w+?)_\b")
+"""What pydantic calls a page of something."""
+
+
 def operation_id(route: APIRoute) -> str:
     """What clients call an operation: its subject and its function."""
     return f"{route.tags[0]}_{route.name}" if route.tags else route.name
@@ -72,7 +82,7 @@ def install(app: FastAPI) -> None:
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The description of all routes."""
-    made = get_openapi(
+    made: dict[str, Any] = get_openapi(
         title=app.title, version=app.version, openapi_version="3.1.0", description=DESCRIPTION, routes=app.routes,
         tags=[{"name": name, "description": words} for name, words in TAGS.items()],
     )  # fmt: skip
@@ -90,7 +100,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 name: {"operationId": target, "parameters": parameters} for name, (target, parameters) in links.items()
             }
     _untitled(made)
-    return made
+    for name, schema in made["components"]["schemas"].items():
+        if _COLLECTION.fullmatch(name):
+            schema["description"] = "A page."
+    named: dict[str, Any] = json.loads(_COLLECTION.sub(r"\1Page", json.dumps(made)))
+    return named
 
 
 def operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -101,7 +115,7 @@ def operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _given(schema: dict[str, Any]) -> dict[str, Any]:
     """What a parameter is if it is there; there is no null in a query."""
-    options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
+    options: list[dict[str, Any]] = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
     if len(options) != 1:
         return schema
     return {name: value for name, value in schema.items() if name != "anyOf"} | options[0]
@@ -120,10 +134,14 @@ def _untitled(value: Any) -> None:
 
 
 class _Nobody:
-    """A broker that is never asked."""
+    """A producer that is never asked for anything."""
+
+    def poll(self, timeout: float) -> int:
+        time.sleep(timeout)
+        return 0
 
     def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(name)
 
 
 def described() -> dict[str, Any]:

@@ -65,11 +65,45 @@ async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -
     await problem.response(scope.get("state", {}).get("request_id", ""))(scope, receive, send)
 
 
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "What is wrong, and what to do (RFC 9457).",
+    "properties": {
+        "type": {
+            "type": "string", "format": "uri", "description": "What programs tell problems apart by.",
+            "examples": ["urn:lakehouse:problem:store-away"],
+        },
+        "title": {"type": "string", "description": "The status in words.", "examples": ["Service Unavailable"]},
+        "status": {"type": "integer", "description": "The status of HTTP.", "examples": [503]},
+        "detail": {"type": "string", "description": "What is wrong here, and what to do."},
+        "request_id": {"type": "string", "description": "Names the request, in the log, too."},
+        "reasons": {
+            "type": "array",
+            "description": "What is wrong, one by one.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {
+                        "type": "string", "description": "Where: the place and the name.",
+                        "examples": ["/query/filter"],
+                    },
+                    "reason": {"type": "string"},
+                },
+                "required": ["pointer", "reason"],
+            },
+        },
+        "store": {"type": "string", "description": "The store that does not answer.", "examples": ["redis"]},
+        "scope": {"type": "string", "description": "The scope that is missing.", "examples": ["read:pii"]},
+    },
+    "required": ["type", "title", "status", "detail", "request_id"],
+}  # fmt: skip
+"""The schema ``Problem`` of the API's description; a problem may have further members."""
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that a route answers with."""
-    strings = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
-    schema = {"type": "object", "properties": strings | {"status": {"type": "integer"}}, "required": [*strings]}
-    return {s: {"description": HTTPStatus(s).phrase, "content": {MEDIA_TYPE: {"schema": schema}}} for s in statuses}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
 class RequestIds:

@@ -5,6 +5,7 @@ A store that does not answer is a 503 that names it, and costs nothing else.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -16,12 +17,13 @@ from pymongo import DESCENDING, AsyncMongoClient
 from pymongo.errors import PyMongoError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from lakehouse.settings import Settings
 from serving.problems import Problem
 
 ANSWERS_S = 3.0
+_log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 
@@ -29,10 +31,13 @@ class Reads:
     """Clients of the three stores; each connects when it is first asked."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis: Any = redis.asyncio.Redis.from_url(
-            settings.redis.url.get_secret_value(), decode_responses=True, max_connections=64,
-            socket_timeout=ANSWERS_S, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1),
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.redis.url.get_secret_value(), max_connections=64, timeout=ANSWERS_S,  # more at a time wait
+            decode_responses=True, encoding_errors="replace",
+            socket_timeout=ANSWERS_S, socket_connect_timeout=1,
+            retry=Retry(NoBackoff(), 1, (ConnectionError,)),  # Redis has closed it; silence is not asked again
         )  # fmt: skip
+        self._redis: Any = redis.asyncio.Redis.from_pool(pool)
         milliseconds = round(ANSWERS_S * 1000)
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             settings.mongo.uri.get_secret_value(), tz_aware=True, connect=False,
@@ -81,12 +86,14 @@ class Reads:
     async def _of_each(self, prefix: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """JSON by name, in one round trip."""
         found = await self._of_redis(self._redis.mget([prefix + name for name in names])) if names else []
-        return {name: orjson.loads(words) for name, words in zip(names, found, strict=True) if words}
+        read = {name: _object(prefix + name, words) for name, words in zip(names, found, strict=True) if words}
+        return {name: value for name, value in read.items() if value is not None}
 
     async def processors(self) -> dict[str, Any]:
         """What the real-time processes last said of themselves, by name."""
         found = await self._of_redis(self._redis.hgetall("live:processors"))
-        return {name: orjson.loads(words) for name, words in found.items()}
+        read = {name: _object("live:processors", words) for name, words in found.items()}
+        return {name: value for name, value in read.items() if value is not None}
 
     # --- MongoDB: profiles, notifications, batch recommendations -----------------------------------------------------
 
@@ -152,7 +159,18 @@ class Reads:
             raise _away("elasticsearch", error) from None
         except TransportError as error:
             raise _away("elasticsearch", error) from None
+        if found["_shards"]["failed"]:
+            raise _away("elasticsearch", RuntimeError("some shards failed"))
         return dict(found.body)
+
+
+def _object(key: str, words: str) -> Any:
+    """JSON that one of ours has written; of what is none, None."""
+    try:
+        return orjson.loads(words)
+    except ValueError:
+        _log.warning("%s in Redis is no JSON: it is passed over", key)
+        return None
 
 
 def _notification(document: dict[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,9 @@ from serving.served import Served, Snapshot, away
 LARGEST_PAGE = 10_000
 """Rows of an answer that is made whole; more come as a stream."""
 MOST_ROWS = 1_000_000
-MOST_KEPT, LARGEST_KEPT = 200, 32 * 1024
-"""Pages that are kept in memory, and bytes of the largest of them; as objects they take about ten times as much."""
+KEPT_BYTES, LARGEST_KEPT, PAGE_BYTES = 8 * 1024 * 1024, 32 * 1024, 8 * 1024
+"""Of the pages that are kept in memory, of the largest of them, and of one without rows; as objects, which are made
+when they are asked for, rows take about ten times as much."""
 STREAM_S = 300.0
 """How long an answer that comes as a stream may take."""
 STREAMS = 2
@@ -111,8 +112,10 @@ class Service:
         self.cache = Cache(kept or client(settings))
         self._within_s = settings.api.query_timeout.total_seconds()
         self._kept: OrderedDict[str, Page] = OrderedDict()
+        self._kept_bytes = 0
         self._making: dict[str, asyncio.Future[Page]] = {}
-        self._pages, self._streams = asyncio.Semaphore(settings.api.queries), asyncio.Semaphore(STREAMS)
+        self._pages, self._others = (asyncio.Semaphore(settings.api.queries) for _ in range(2))
+        self._streams = asyncio.Semaphore(STREAMS)
 
     async def close(self) -> None:
         """Let go of the lake, the stores and the cache."""
@@ -157,8 +160,14 @@ class Service:
         the cursors of its page are good for that.
         """
         snapshot = await self.snapshot(question.table, caller, question.version)
-        together = replace(question, where=(Condition(column, "in", tuple(values)), *question.where))
-        found = await self.thread(lambda: self._split(caller, together, snapshot, column, values), snapshot.name)
+        keys = {value: _etag(caller, of_one(question, column, value), snapshot, "page") for value in values}
+        found = {value: kept for value, key in keys.items() if (kept := self._at_hand(key)) is not None}
+        if missing := [value for value in keys if value not in found]:
+            together = replace(question, where=(Condition(column, "in", tuple(missing)), *question.where))
+            made = await self.thread(lambda: self._split(caller, together, snapshot, column, missing), snapshot.name)
+            for value, page in made.items():
+                self._keep(keys[value], page)
+            found |= made
         if recorded:
             self._recorded(caller, question, sum(page.rows.num_rows for page in found.values()))
         return found
@@ -173,22 +182,31 @@ class Service:
 
     async def _kept_page(self, key: str, make: Callable[[], Awaitable[Page]]) -> Page:
         """A page that was asked for of late, as a version never changes; made once, however many ask for it now."""
-        if (kept := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
+        if (kept := self._at_hand(key)) is not None:
             return kept
         if (waiting := self._making.get(key)) is None:
             # It is made to the end even if the first who asked goes away: others may wait for it.
             waiting = self._making[key] = asyncio.ensure_future(make())
-            waiting.add_done_callback(lambda made: self._keep(key, made))
+            waiting.add_done_callback(lambda made: self._made(key, made))
         return await asyncio.shield(waiting)
 
-    def _keep(self, key: str, made: asyncio.Future[Page]) -> None:
+    def _made(self, key: str, made: asyncio.Future[Page]) -> None:
         del self._making[key]
-        if made.cancelled() or made.exception() or made.result().rows.nbytes > LARGEST_KEPT:
+        if not made.cancelled() and made.exception() is None:
+            self._keep(key, made.result())
+
+    def _at_hand(self, key: str) -> Page | None:
+        if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+        return kept
+
+    def _keep(self, key: str, page: Page) -> None:
+        if page.rows.nbytes > LARGEST_KEPT or key in self._kept:
             return
-        self._kept[key] = made.result()
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+        self._kept[key] = page
+        self._kept_bytes += page.rows.nbytes + PAGE_BYTES
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].rows.nbytes + PAGE_BYTES
 
     async def body(self, caller: Caller, question: Ask, kind: str, known: str | None) -> Body:
         """The answer in a format; without content where ``known`` (``If-None-Match``) has its tag."""
@@ -288,7 +306,7 @@ class Service:
                     loop.call_soon_threadsafe(end, error)
 
         async with _turn(self._streams, self._within_s):
-            reading, within_s = _thread(read), self._within_s + OVER_S
+            reading, within_s = in_thread(read), self._within_s + OVER_S
             try:
                 while (part := await _in_time(parts.get(), within_s, snapshot.name)) is not None:
                     if isinstance(part, Exception):
@@ -307,14 +325,16 @@ class Service:
         select = self.served.select
         return await self.thread(lambda: select(snapshot, sql, bound, self._within_s), table.name), snapshot
 
-    async def thread(self, call: Callable[[], Result], name: str = "the lake") -> Result:
+    async def thread(self, call: Callable[[], Result], name: str | None = None) -> Result:
         """Run something that blocks, of which some go on at a time; the others wait for their turn.
+
+        ``name`` is the table that is read; whatever reads none has turns of its own.
 
         Raises:
             Problem: 503, there was no turn in time, or the call did not come back in time.
         """
-        async with _turn(self._pages, self._within_s):
-            return await _in_time(_thread(call), self._within_s + OVER_S, name)
+        async with _turn(self._others if name is None else self._pages, self._within_s):
+            return await _in_time(in_thread(call), self._within_s + OVER_S, name)
 
     # --- what is personal --------------------------------------------------------------------------------------------
 
@@ -341,7 +361,7 @@ class Service:
         return row if mine else {**row, "text": None}
 
 
-def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
+def in_thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
     """What a call returns, in a thread of its own that ends with the process, whatever it waits for."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Result] = loop.create_future()
@@ -368,12 +388,14 @@ def _thread(call: Callable[[], Result]) -> asyncio.Future[Result]:
     return answer
 
 
-async def _in_time(answer: Awaitable[Result], within_s: float, name: str) -> Result:
+async def _in_time(answer: Awaitable[Result], within_s: float, name: str | None) -> Result:
     try:
         async with asyncio.timeout(within_s):
             return await answer
     except TimeoutError:
-        raise away(name, "no answer") from None
+        if name is not None:
+            raise away(name, "no answer") from None
+        raise Problem(503, "too-slow", "It took too long: try again later.", {"Retry-After": "5"}) from None
 
 
 @asynccontextmanager

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from lakehouse.contracts import TOPICS
-from lakehouse.inspect import Broker, open_store
+from lakehouse.inspect import Broker, Store, open_store
 from lakehouse.runtime.ledger import LEDGER
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import TopicError
@@ -23,11 +22,14 @@ from serving.auth import Caller
 from serving.catalog import find
 from serving.problems import Problem
 from serving.reads import age_s
-from serving.service import Service, now
+from serving.service import Service, in_thread, now
 
+Found = TypeVar("Found")
 FRESH_S = 2.0
 STALE_S = 15.0
 """What is older is not shown: who asks waits."""
+ANSWERS_S = 3.0
+"""What does not answer in this time is said not to."""
 _OURSELVES = Caller("lakehouse", frozenset({"admin"}))
 _CUTS = """
 select topic, seq, partition, end_offset, versions, committed_at from rows
@@ -54,8 +56,9 @@ class Status:
         self._made = float("-inf")
         self._kept: dict[str, Any] = {}
         self._asking: asyncio.Task[None] | None = None
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="status")
+        self._under_way: dict[str, asyncio.Future[Any]] = {}
         self._broker: Broker | None = None
+        self._stores_known: dict[str, Store] = {}
 
     async def now(self) -> dict[str, Any]:
         """``{"at", "topics", "tables", "stores", "batches", "totals"}``, no older than 15 s."""
@@ -67,18 +70,18 @@ class Status:
         return self._kept
 
     async def close(self) -> None:
-        """Let go of threads and of the consumer."""
+        """Let go of the consumer, unless it is being asked: then it ends with the process."""
         if self._asking is not None:
             self._asking.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._broker is not None:
+        if self._broker is not None and "kafka" not in self._under_way:
             self._broker.close()
 
     async def _ask(self) -> None:
         ledger, stores = await asyncio.gather(self._ledger(), self._stores())
         error, cuts, batches, totals = ledger
         ends = {topic: {row["partition"]: row["end_offset"] for row in rows} for topic, rows in cuts.items()}
-        waiting = await self._thread(lambda: self._waiting(ends))
+        late = {topic: {"error": f"Kafka does not answer within {ANSWERS_S:.0f} s"} for topic in TOPICS}
+        waiting = await self._answer("kafka", lambda: self._waiting(ends), late)
         at = now()
         topics, tables = {}, []
         for topic in TOPICS:
@@ -122,8 +125,18 @@ class Status:
 
     async def _stores(self) -> dict[str, dict[str, Any]]:
         names = self._settings.stream.stores
-        found = await asyncio.gather(*(self._thread(partial(_progress, self._settings, name)) for name in names))
-        return dict(zip(names, found, strict=True))
+        asked = [self._answer(name, partial(self._progress, name), _silent(name)) for name in names]
+        return dict(zip(names, await asyncio.gather(*asked), strict=True))
+
+    def _progress(self, name: str) -> dict[str, Any]:
+        try:
+            store = self._stores_known.get(name) or self._stores_known.setdefault(
+                name, open_store(self._settings, name)
+            )
+            return {"reachable": True, "changes": store.progress().get("changes", {})}
+        except Exception as error:  # a store's own
+            self._stores_known.pop(name, None)
+            return {"reachable": False, "error": f"{name} does not answer ({type(error).__name__})"}
 
     def _waiting(self, ends: dict[str, dict[int, int]]) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
@@ -137,8 +150,14 @@ class Status:
                 return {topic: {"error": str(error)} for topic in TOPICS}
         return found
 
-    async def _thread(self, call: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+    async def _answer(self, name: str, call: Callable[[], Found], late: Found) -> Found:
+        """What a call says in time; one that is still under way is waited for, not made again."""
+        answer: asyncio.Future[Found] | None = self._under_way.get(name)
+        if answer is None:
+            answer = self._under_way[name] = in_thread(call)
+            answer.add_done_callback(lambda _: self._under_way.pop(name, None))
+        done, _ = await asyncio.wait([answer], timeout=ANSWERS_S)
+        return answer.result() if done else late
 
 
 def _lag(waiting: dict[str, Any] | None, at: datetime) -> dict[str, Any]:
@@ -149,11 +168,8 @@ def _lag(waiting: dict[str, Any] | None, at: datetime) -> dict[str, Any]:
     return {"lag_records": waiting["records"], "lag_seconds": seconds}
 
 
-def _progress(settings: Settings, name: str) -> dict[str, Any]:
-    try:
-        return {"reachable": True, "changes": open_store(settings, name).progress().get("changes", {})}
-    except Exception as error:  # a store's own
-        return {"reachable": False, "error": f"{name} does not answer ({type(error).__name__})"}
+def _silent(name: str) -> dict[str, Any]:
+    return {"reachable": False, "error": f"{name} does not answer within {ANSWERS_S:.0f} s"}
 
 
 def _behind(found: dict[str, Any], newest: dict[str, int | None]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from serving.auth import Caller, Scope
 from serving.graphql.live import Source
@@ -15,6 +16,8 @@ from serving.service import Service
 
 if TYPE_CHECKING:
     from serving.graphql.loaders import Loaders
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class Context:
 
     platform: Platform
     caller: Caller
+    _asked: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    def once(self, nodes: Any, make: Callable[[], Made]) -> Made:
+        """What a field asks: the same for all of its parents, as its arguments are."""
+        if id(nodes) not in self._asked:
+            self._asked[id(nodes)] = nodes, make()  # the nodes are kept, so that the id stays theirs
+        made: Made = self._asked[id(nodes)][1]
+        return made
 
     @property
     def service(self) -> Service:

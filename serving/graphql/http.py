@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, Query, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 
 from lakehouse.settings import Settings
@@ -92,9 +92,12 @@ def router(
         return _response(answer, 200, kind)
 
     described: dict[int | str, dict[str, Any]] = {
-        200: {"content": {RESPONSE: {"schema": {"type": "object"}}}, "description": "An answer of GraphQL"},
+        200: {
+            "content": {kind: {"schema": ANSWER} for kind in (RESPONSE, JSON)},
+            "description": "An answer of GraphQL",
+        },
         400: {"description": "What is asked is not valid, or over a limit: `errors` say why, or a problem"},
-        **documented(401, 405, 406, 413, 415, 429, 504),
+        **documented(401, 403, 405, 406, 413, 415, 422, 429, 503, 504),
     }
     body = {"application/json": {"schema": {
         "type": "object",
@@ -118,10 +121,12 @@ def router(
     async def get(
         request: Request,
         caller: reader,
-        query: str | None = None,
-        operationName: str | None = None,
-        variables: str | None = None,
-        extensions: str | None = None,
+        query: Annotated[str | None, Query(description="The document.", examples=["{ __typename }"])] = None,
+        operationName: Annotated[
+            str | None, Query(description="Which of the document's operations.", examples=["Newest"])
+        ] = None,
+        variables: Annotated[str | None, Query(description="An object, as JSON.", examples=["{}"])] = None,
+        extensions: Annotated[str | None, Query(description="An object, as JSON.", examples=["{}"])] = None,
     ) -> Response:
         """The same for queries; variables are JSON."""
         kind = accepted(request.headers.get("accept"))
@@ -139,6 +144,17 @@ def router(
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
+
+
+ANSWER: dict[str, Any] = {
+    "type": "object",
+    "description": "What was asked for, and what went wrong (GraphQL, 7).",
+    "properties": {
+        "data": {"type": ["object", "null"]},
+        "errors": {"type": "array", "items": {"type": "object"}},
+        "extensions": {"type": "object"},
+    },
+}
 
 
 def _response(answer: dict[str, Any], status: int, kind: str) -> Response:

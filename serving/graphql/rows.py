@@ -44,7 +44,7 @@ _KINDS: dict[type[T.DataType], Any] = {
 
 # --- filters ---------------------------------------------------------------------------------------------------------
 
-_MEANINGS = {
+MEANINGS = {
     "eq": "Equal.",
     "ne": "Not equal; what is null is not equal to anything.",
     "gt": "Greater.",
@@ -55,6 +55,7 @@ _MEANINGS = {
     "contains": "Contains this text, as it is written.",
     "null": "Whether it is null.",
 }
+"""What operators mean."""
 
 
 def _filter(kind: Any, name: str, said: str) -> type:
@@ -65,7 +66,7 @@ def _filter(kind: Any, name: str, said: str) -> type:
             continue
         value = list[kind] if operator == "in" else bool if operator == "null" else kind
         annotations[f"{operator}_"] = value | None
-        fields[f"{operator}_"] = strawberry.field(name=operator, description=_MEANINGS[operator], default=None)
+        fields[f"{operator}_"] = strawberry.field(name=operator, description=MEANINGS[operator], default=None)
     made = type(f"{name}Filter", (), {"__annotations__": annotations, "__module__": __name__, **fields})
     return strawberry.input(made, description=f"Conditions on {said}, all of which hold.")
 
@@ -298,7 +299,7 @@ def _camel(name: str) -> str:
 
 FIRST = 20
 """Rows of a page, where it is not said otherwise."""
-First = Annotated[int, strawberry.argument(description="Rows of the page, from 1 on.")]
+First = Annotated[int, strawberry.argument(description="Rows of the page, 1 to 1,000; of some lists fewer.")]
 After = Annotated[str | None, strawberry.argument(description="`endCursor` of the page before.")]
 Since = Annotated[DateTime | None, strawberry.argument(name="from", description="The first time.")]
 Until = Annotated[DateTime | None, strawberry.argument(name="to", description="The first time no longer wanted.")]
@@ -331,13 +332,17 @@ def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int
     ) -> Any:
         context = info.context
         context.need(scope)
-        conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
-        question = ask(
-            rows.table, context.caller, conditions=conditions,
-            order=",".join(each.value for each in order) if order else None,
-            since=since, until=until, limit=first, version=version,
-        )  # fmt: skip
-        select = selected(info._raw_info, rows.table, of)
+
+        def make() -> tuple[Ask, tuple[str, ...]]:
+            conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
+            question = ask(
+                rows.table, context.caller, conditions=conditions,
+                order=",".join(each.value for each in order) if order else None,
+                since=since, until=until, limit=first, version=version,
+            )  # fmt: skip
+            return question, selected(info._raw_info, rows.table, of)
+
+        question, select = context.once(info._raw_info.field_nodes, make)
         if of is None:
             return await page(context, question, select, after)
         return await page_of(context, question, select, after, of, root.id)

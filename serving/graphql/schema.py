@@ -21,6 +21,8 @@ from serving.problems import Problem
 
 MOST_IDS = 100
 """Parents of one field; their nested fields are loaded together."""
+Id = Annotated[strawberry.ID, strawberry.argument(description="The id.")]
+Name = Annotated[str, strawberry.argument(description="The name.")]
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description=f"Up to {MOST_IDS} ids.")]
 Device = Annotated[str | None, strawberry.argument(description="Among users of a device.")]
 Referrer = Annotated[str | None, strawberry.argument(description="Among users who came from a host: example.com.")]
@@ -105,7 +107,7 @@ class Query:
         return await info.context.service.reads.trending(_part(device, referrer), first)
 
     @strawberry.field(graphql_type=types.Post | None, description=_said("A post, by its id.", "read:metrics"))
-    def post(self, info: Asked, id: strawberry.ID) -> Any:
+    def post(self, info: Asked, id: Id) -> Any:
         """A post, by its id."""
         info.context.need("read:metrics")
         return types.Post(id=_named(id))
@@ -122,7 +124,7 @@ class Query:
         graphql_type=types.User | None,
         description=_said("A user, by their id; a user's token finds that user alone.", "read:users"),
     )
-    def user(self, info: Asked, id: strawberry.ID) -> Any:
+    def user(self, info: Asked, id: Id) -> Any:
         """A user, by their id."""
         info.context.need("read:users")
         info.context.service.about(info.context.caller, _named(id))
@@ -154,7 +156,7 @@ class Query:
         return [types.Service(id=name) for name in await info.context.loaders.newest("service")]
 
     @strawberry.field(graphql_type=types.Service | None, description=_said("A service, by its name.", "read:metrics"))
-    def service(self, info: Asked, name: str) -> Any:
+    def service(self, info: Asked, name: Name) -> Any:
         """A service, by its name."""
         info.context.need("read:metrics")
         return types.Service(id=_named(strawberry.ID(name)))
@@ -169,7 +171,7 @@ class Query:
         return [types.Host(id=name) for name in await info.context.loaders.newest("host")]
 
     @strawberry.field(graphql_type=types.Host | None, description=_said("A host, by its name.", "read:metrics"))
-    def host(self, info: Asked, name: str) -> Any:
+    def host(self, info: Asked, name: Name) -> Any:
         """A host, by its name."""
         info.context.need("read:metrics")
         return types.Host(id=_named(strawberry.ID(name)))
@@ -222,7 +224,7 @@ class Subscription:
         graphql_type=types.Notification,
         description=_said("What a user is told from now on; a user's token hears that user alone.", "read:users"),
     )
-    async def notifications(self, info: Asked, user: strawberry.ID) -> AsyncIterator[Any]:
+    async def notifications(self, info: Asked, user: Id) -> AsyncIterator[Any]:
         """What a user is told from now on."""
         context = info.context
         context.need("read:users")
@@ -266,7 +268,7 @@ async def _listening(info: Asked, *topics: Topic) -> AsyncIterator[Any]:
         await listening.aclose()  # type: ignore[attr-defined]
 
 
-def _table(info: Asked, name: str) -> types.Table:
+def _table(info: Asked, name: Name) -> types.Table:
     readable = find(name)
     readable.admit(info.context.caller)
     return types.Table(

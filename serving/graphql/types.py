@@ -13,7 +13,7 @@ from serving.auth import Caller
 from serving.catalog import Readable
 from serving.graphql import rows
 from serving.graphql.context import Context
-from serving.graphql.rows import FIRST, QUERY_WEIGHT, After, First, Since, Until, Version, page, words
+from serving.graphql.rows import FIRST, MEANINGS, QUERY_WEIGHT, After, First, Since, Until, Version, page, words
 from serving.graphql.scalars import JSON, DateTime, Long
 from serving.problems import Problem
 from serving.reads import age_s
@@ -142,15 +142,15 @@ DECISIONS = rows.rows(
 class Operator(Enum):
     """How a condition compares."""
 
-    EQ = "eq"
-    NE = "ne"
-    GT = "gt"
-    GE = "ge"
-    LT = "lt"
-    LE = "le"
-    IN = "in"
-    CONTAINS = "contains"
-    NULL = "null"
+    EQ = strawberry.enum_value("eq", description=MEANINGS["eq"])
+    NE = strawberry.enum_value("ne", description=MEANINGS["ne"])
+    GT = strawberry.enum_value("gt", description=MEANINGS["gt"])
+    GE = strawberry.enum_value("ge", description=MEANINGS["ge"])
+    LT = strawberry.enum_value("lt", description=MEANINGS["lt"])
+    LE = strawberry.enum_value("le", description=MEANINGS["le"])
+    IN = strawberry.enum_value("in", description=MEANINGS["in"])
+    CONTAINS = strawberry.enum_value("contains", description=MEANINGS["contains"])
+    NULL = strawberry.enum_value("null", description=MEANINGS["null"])
 
 
 @strawberry.input(description="A condition on a column of any table.")

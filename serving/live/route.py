@@ -200,7 +200,9 @@ def router(
             str | None, Query(max_length=200, description=f"Which of {', '.join(KINDS)}; all that the scopes allow.")
         ] = None,
         user_id: Annotated[str | None, Query(max_length=300, description="Notifications of this user alone.")] = None,
-        last_event_id: Annotated[str | None, Header(max_length=MOST_CHARACTERS)] = None,
+        last_event_id: Annotated[
+            str | None, Header(max_length=MOST_CHARACTERS, description="What was had last: more follows from there on.")
+        ] = None,
         since: Annotated[
             str | None,
             Query(

@@ -24,7 +24,7 @@ from serving.report.facts import (
     Use,
 )  # fmt: skip
 from serving.report.reader import Reader, hourly
-from serving.report.told import CONFIRMS, Told, firings, rules
+from serving.report.told import CONFIRMS, OF_ANOMALIES, Told, firings, rules
 
 SERVICES = HOSTS = 25
 MINUTES = 5
@@ -175,8 +175,10 @@ def incidents(read: Reader, day: Day, alerts: Alerts, told: Sequence[Told] | Non
     found = of(*day.back(0))
     before = [len(of(*day.back(days))) for days in (1, 7)]
     held = firings(alerts, told or (), day)
+    independent = {rule.name for rule in alerts.rules if rule.on not in OF_ANOMALIES}
+    confirming = [one for one in held if one.rule in independent]
     confirmed = [
-        replace(one, confirmed=tuple(sorted({f.rule for f in held if _confirms(f.subject, f.begin, f.end, one)})))
+        replace(one, confirmed=tuple(sorted({f.rule for f in confirming if _confirms(f.subject, f.begin, f.end, one)})))
         for one in found
     ]
     hours: dict[int, int] = defaultdict(int)

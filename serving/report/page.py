@@ -39,7 +39,7 @@ def policy(page: bytes) -> str:
     """
     style = _STYLE.search(page)
     allowed = f"'sha256-{base64.b64encode(hashlib.sha256(style[1]).digest()).decode()}'" if style else "'none'"
-    return f"default-src 'none'; style-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    return f"default-src 'none'; style-src {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 def render(report: Report, lang: Lang, made_at: datetime) -> str:
@@ -76,7 +76,7 @@ def _style() -> Markup:
 @cache
 def _meta_policy() -> str:
     """The policy in the page itself, for who opens it from a disk; ``frame-ancestors`` means nothing there."""
-    return policy(f"<style>{_style()}</style>".encode()).replace("; frame-ancestors 'self'", "")
+    return policy(f"<style>{_style()}</style>".encode()).replace("; frame-ancestors 'none'", "")
 
 
 def _say(words: Words, finding: Finding) -> str:

@@ -4,11 +4,13 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import date as Date
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import LakeError
@@ -20,6 +22,7 @@ from serving.report.made import Reports
 from serving.report.page import policy
 from serving.report.pdf import PdfError
 from serving.report.words import Lang
+from serving.rest.answers import Collection
 from serving.rest.common import collection
 
 HTML, PDF = "text/html", "application/pdf"
@@ -29,19 +32,34 @@ FIRST = Date(1970, 1, 1)
 WITHIN_S = 120.0
 AT_ONCE = 4
 _NAME = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.(html|pdf))?")
-_HEADERS = {
-    "Cache-Control": "private, no-cache",
-    "Vary": "Accept, Authorization",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_HEADERS = {"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization"}
 Result = TypeVar("Result")
+
+
+class KeptReport(BaseModel):
+    """The reports of a day that are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    date: Date = Field(examples=["2026-11-25"])
+    languages: list[Lang] = Field(description="In which there is a page.")
+    pdf: list[Lang] = Field(description="In which there is a PDF, too; any other is printed when it is asked for.")
+    made_at: datetime
+    url: str = Field(examples=["/reports/2026-11-25"])
 
 
 def router(settings: Settings, keys: auth.Keys, reports: Reports | None = None) -> APIRouter:
     """The routes."""
     made, made_by = APIRouter(tags=["reports"]), reports or Reports(settings)
-    allowed = Depends(auth.caller(keys, "read:metrics"))
+    metrics = auth.caller(keys, "read:metrics")
+
+    async def everybodys(caller: Annotated[Caller, Depends(metrics)]) -> Caller:
+        """A caller who may see what is of everybody: what they write about, and what logs say."""
+        if caller.user_id is not None:
+            raise Problem(403, "not-yours", "Reports are of everybody: a user's token cannot read them.")
+        return caller
+
+    allowed = Depends(everybodys)
     threads = anyio.CapacityLimiter(AT_ONCE)
 
     async def work(call: Callable[[], Result]) -> Result:
@@ -60,7 +78,12 @@ def router(settings: Settings, keys: auth.Keys, reports: Reports | None = None) 
         except PdfError as error:
             raise Problem(503, "no-pdf", f"{error}.", {"Retry-After": "60"}) from None
 
-    @made.get("/reports", responses=documented(401, 403, 422, 429, 503))
+    listed: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Days", "model": Collection[KeptReport]},
+        **documented(401, 403, 422, 429, 503),
+    }
+
+    @made.get("/reports", responses=listed, response_class=Response)
     async def kept(
         caller: Annotated[Caller, allowed],
         limit: Annotated[int, Query(ge=1, le=1000, description="Days.")] = 100,

@@ -23,6 +23,8 @@ MOST = 20_000
 """Notifications of operators that are read, the newest."""
 SEVERITIES = ("critical", "warning", "info")
 _OF_USERS = ("event", "post")
+OF_ANOMALIES = ("anomaly", "anomalies")
+"""What feeds rules that tell what the detector found, and so confirm nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,12 @@ def rules(alerts: Alerts, told: Iterable[Told], day: Day) -> tuple[RuleCount, ..
 
 def firings(alerts: Alerts, told: Iterable[Told], day: Day) -> tuple[Firing, ...]:
     """When rules that also tell the end of what they found held, as far as that is of the day; the oldest first."""
-    ends = {rule.name for rule in alerts.rules if rule.recovered}
+    ends = {rule.name: rule.on for rule in alerts.rules if rule.recovered}
     mine: dict[tuple[str, str], list[Told]] = defaultdict(list)
     for one in told:
         if one.rule in ends and one.subject:
-            mine[one.rule, one.subject].append(one)
+            _, _, name = one.subject.partition("/")
+            mine[one.rule, name if ends[one.rule] in OF_ANOMALIES and name else one.subject].append(one)
     found = []
     for (rule, subject), each in mine.items():
         begin: Told | None = None

@@ -13,6 +13,7 @@ from lakehouse.settings import Settings
 from serving import auth
 from serving.auth import Caller
 from serving.problems import Problem, documented
+from serving.rest.answers import Alert, Collection, said
 from serving.rest.common import collection
 from serving.service import Service
 
@@ -27,7 +28,7 @@ class Standing:
         self._database = database(settings)
         self._lock = asyncio.Lock()
         self._made = float("-inf")
-        self._kept: list[dict[str, Any]] = []
+        self._kept: list[dict[str, Any]] | Problem = []
 
     async def now(self) -> list[dict[str, Any]]:
         """Rows of ``alerts_now``.
@@ -39,9 +40,11 @@ class Standing:
             if time.monotonic() - self._made > FRESH_S:
                 try:
                     self._kept = await self._service.thread(lambda: alerts_now(self._database, self._rules))
-                except StandingsError as error:
-                    raise Problem(503, "store-away", f"{error}.", {"Retry-After": "5"}, store="mongodb") from None
+                except StandingsError as error:  # is everybody's who waits, too
+                    self._kept = Problem(503, "store-away", f"{error}.", {"Retry-After": "5"}, store="mongodb")
                 self._made = time.monotonic()
+        if isinstance(self._kept, Problem):
+            raise self._kept
         return self._kept
 
 
@@ -49,7 +52,7 @@ def router(standing: Standing, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1", tags=["platform"])
 
-    @made.get("/alerts", responses=documented(401, 403, 429, 503))
+    @made.get("/alerts", responses=said(Collection[Alert]) | documented(401, 403, 429, 503))
     async def alerts_of_now(caller: Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]) -> Response:
         """What the rules of `conf/alerts.yaml` over tables, services and hosts say: pending, firing, recovered."""
         return collection(await standing.now())

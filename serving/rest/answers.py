@@ -5,7 +5,8 @@ Routes write JSON themselves; tests hold them to what is said here.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date as Date
+from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,9 +24,9 @@ Host = Annotated[str, Field(examples=["db-1"])]
 
 
 class _Said(BaseModel):
-    """Nothing but these fields, all of them."""
+    """Nothing but these fields, all of them but those that have a default."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Collection(_Said, Generic[Row]):
@@ -74,7 +75,7 @@ class LiveActivity(_Said):
     """What happens on the site now, as the real-time processor counts it."""
 
     at: datetime | None = Field(description="When it was counted; null where no processor shows anything.")
-    active_users: Count | None = Field(description="Users seen in the last five minutes.", examples=[41])
+    active_users: Count | None = Field(description="Users who were seen of late.", examples=[41])
     events_1m: dict[str, Count] = Field(description="Events of the last 60 s, by type.", examples=[{"view": 120}])
 
 
@@ -93,7 +94,7 @@ class ServiceNow(_Said):
     window_start: datetime
     requests: Count
     errors: Count
-    error_rate: Share | None
+    error_rate: float | None
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
@@ -126,7 +127,7 @@ class HostNow(_Said):
 class Day(_Said):
     """A day of a user."""
 
-    date: date
+    date: Date
     events: int
     sessions: int
     posts: int
@@ -218,7 +219,7 @@ class Notification(_Said):
     at: datetime
     text: str | None = Field(description="Null without `read:pii`, but for one's own.")
     quiet: bool | None = Field(None, description="Whether it fell into the user's quiet hours.")
-    suppressed: int | bool | None = Field(None, description="What was left out before it.")
+    suppressed: bool | None = Field(None, description="Whether it was one too many, or of long ago.")
 
 
 # --- logs ----------------------------------------------------------------------------------------------------------
@@ -285,7 +286,7 @@ class Model(_Said):
 
     name: Literal["recommender", "anomaly", "trend"]
     version: ModelVersion | None = Field(description="Null before the first.")
-    kind: str | None = None
+    kind: str | None
     published_at: datetime | None
     age_s: float | None
 
@@ -310,7 +311,7 @@ class Tastes(_Said):
     """Posts for a history."""
 
     model_version: ModelVersion | None
-    at: datetime | None = None
+    at: datetime | None
     source: Literal["champion", "popularity"]
     items: list[Item]
 
@@ -323,7 +324,7 @@ class Minute(_Said):
     expected: list[float | None] = Field(description="Of every value.")
 
 
-class Minutes(_Said):
+class Unusual(_Said):
     """How unusual minutes are."""
 
     model_version: ModelVersion
@@ -342,6 +343,23 @@ class Outlook(_Said):
 
 
 # --- the platform --------------------------------------------------------------------------------------------------
+
+
+class Alert(_Said):
+    """What a rule says of a subject."""
+
+    rule: str = Field(examples=["error rate of a service"])
+    subject: str = Field(examples=["gateway"])
+    severity: Literal["info", "warning", "critical"]
+    state: Literal["pending", "firing", "recovered"]
+    since: datetime = Field(description="The first minute that matched.")
+    value: float | str | bool | None = Field(description="Of the rule's first condition; null for real-time rules.")
+    text: str
+    recovered_at: datetime | None
+    at: datetime = Field(description="As of when it is known.")
+    source: Literal["tables", "realtime"]
+    silenced: bool
+    silenced_until: datetime | None
 
 
 class Topic(_Said):
@@ -404,6 +422,16 @@ class Pipeline(_Said):
     stores: dict[str, StoreNow]
     batches: list[Batch] = Field(description="The newest 60 of every topic.")
     totals: list[Total]
+
+
+class Report(_Said):
+    """The report of a day that is kept."""
+
+    date: Date
+    languages: list[str] = Field(description="In which the page is kept.", examples=[["en", "ko"]])
+    pdf: list[str] = Field(description="In which the PDF is kept.", examples=[["en"]])
+    made_at: datetime
+    url: str = Field(examples=["/reports/2026-01-31"])
 
 
 class Health(_Said):

@@ -117,6 +117,7 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "who": ("Who decided so.", "ada"),
     "why": ("For what reason.", "better on last week"),
     "measured": ("The gate's figures, as JSON.", "{}"),
+    "decided_at": ("When it was decided.", "2026-01-31T12:00:00Z"),
     "data": ("The versions of tables that the model was trained on.", {"gold.activity_minute": 17}),
 }
 _OF: Mapping[str, tuple[str, Any]] = {
@@ -131,6 +132,19 @@ _OF: Mapping[str, tuple[str, Any]] = {
     "ops.ledger.last_at": ("When Kafka appended the batch's last record.", "2026-01-31T12:00:01Z"),
     **{f"bronze.{name}.value": ("The record's bytes, base64.", "e30=") for name in
        ("user_events", "service_logs", "system_metrics")},
+    "ops.access_log.id": ("The read's identity.", "8192275b763740fb"),
+    "ops.access_log.at": ("When it was read.", "2026-01-31T12:00:00Z"),
+    "ops.access_log.request_id": ("The request's id.", "f174f5af07a24755"),
+    "ops.access_log.subject": ("Whom the token names.", "operator"),
+    "ops.access_log.user_id": ("The user that the token is of; a pseudonym without `read:pii`.", None),
+    "ops.access_log.method": ("The request's method.", "GET"),
+    "ops.access_log.route": ("The request's route.", "/v1/tables/{name}/rows"),
+    "ops.access_log.resource": ("The table, or what was read of a store.", "silver.user_events"),
+    "ops.access_log.columns": ("The personal columns that were shown.", ["user_id"]),
+    "ops.access_log.rows": ("How many rows; null where they came as a stream.", 100),
+    "ops.access_log.filter_digest": ("Names the question without telling it.", "5b1e"),
+    "ops.access_log.status": ("The answer's status.", 200),
+    "ops.access_log.client": ("Where the request came from.", "127.0.0.1"),
     "silver.quarantine.value": ("The record's bytes, base64.", "e30="),
 }  # fmt: skip
 """Where a table means something else by a name."""
@@ -180,11 +194,10 @@ def _row(table: Readable) -> dict[str, Any]:
             "description": meaning,
             **({} if example is None else {"examples": [example]}),
         }
-    words = f"A row of `{table.name}`; its key is {', '.join(f'`{name}`' for name in table.table.key)}."
-    more = " The columns that `select` asks for alone." if properties else ""
+    key = ", ".join(f"`{name}`" for name in table.table.key)
     return {
         "type": "object",
-        "description": words + more,
+        "description": f"A row of `{table.name}`, whose key is {key}; of it the columns that `select` asks for.",
         "properties": properties,
         "additionalProperties": False,
     }

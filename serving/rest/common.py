@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving import formats
-from serving.ask import Ask, Condition, ask
+from serving.ask import Ask, Condition, ask, wrong
 from serving.auth import Caller
 from serving.catalog import find
-from serving.problems import Problem, documented
+from serving.problems import documented
 from serving.reads import age_s
+from serving.rest import columns
 from serving.service import LARGEST_PAGE, MOST_ROWS, Service, now
 
 RFC3339 = "RFC 3339 with offset, or a date for its midnight, UTC."
@@ -29,14 +30,21 @@ class Wanted(BaseModel):
 
     filters: list[Annotated[str, Field(max_length=5000)]] = Field(
         [], alias="filter", max_length=20, examples=[["requests:ge:10", "service:in:gateway,posts"]],
-        description="`column:operator:value`, all of which hold; operators eq ne gt ge lt le in contains null.",
+        description="`column:operator:value`, all of which hold; operators eq ne gt ge lt le in contains null. Values "
+        "of `in` are separated by commas, `null` is followed by true or false, `ne` holds for null, too.",
     )  # fmt: skip
-    select: Columns = Field(None, description="Columns, separated by commas.")
-    order: Columns = Field(None, description="Columns, separated by commas; `-` before one for descending.")
-    since: Time = Field(None, alias="from", description=f"The first time. {RFC3339}")
-    until: Time = Field(None, alias="to", description=f"The first time that is no longer wanted. {RFC3339}")
+    select: Columns = Field(None, description="Columns, separated by commas; all by default.")
+    order: Columns = Field(
+        None, description="Columns, separated by commas; `-` before one for descending; nulls come last. By default "
+        "the newest first.",
+    )  # fmt: skip
+    since: Time = Field(None, alias="from", description=f"The first time, of the table's own. {RFC3339}")
+    until: Time = Field(
+        None, alias="to", description=f"The first time that is no longer wanted. {RFC3339} Of tables by day every day "
+        "counts that the span touches.",
+    )  # fmt: skip
     limit: int = Field(
-        100, ge=1, le=MOST_ROWS, description=f"Rows; of more than {LARGEST_PAGE} there is a stream, not JSON."
+        100, ge=1, le=MOST_ROWS, description=f"Rows; more than {LARGEST_PAGE} come as a stream, and not as JSON."
     )
     cursor: str | None = Field(None, max_length=4096, description="`next` of the page before.")
     version: int | None = Field(None, ge=0, le=2**53, description="Of the table, to travel back in time.")
@@ -49,40 +57,39 @@ class Wanted(BaseModel):
         )  # fmt: skip
 
 
-def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of a collection: rows in any format, 304, and problems."""
-    rows = {"type": "array", "items": {"type": "object"}}
-    page = {
-        "type": "object",
-        "properties": {
-            "data": rows,
-            "next": {"type": ["string", "null"], "description": "The cursor of the next page."},
-            "version": {"type": ["integer", "null"], "description": "Of the table."},
-        },
-        "required": ["data", "next", "version"],
+def described(*tables: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of a collection: rows of a table, or of any of some, in any format, 304, and problems."""
+    pages = [columns.reference(columns.page(table)) for table in tables]
+    content: dict[str, Any] = {
+        formats.JSON: {"schema": pages[0] if len(pages) == 1 else {"anyOf": pages}},
+        formats.NDJSON: {"schema": {"type": "string", "description": "A row a line, as in JSON."}},
+        formats.CSV: {"schema": {"type": "string", "description": "RFC 4180, with a header; null is nothing."}},
+        formats.ARROW: {"schema": {"description": "An Arrow IPC stream."}},
     }
-    content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in formats.FORMATS}
-    content[formats.JSON] = {"schema": page}
     headers = {
-        "ETag": {"schema": {"type": "string"}},
-        "Lakehouse-Table-Version": {"schema": {"type": "integer"}},
-        "Lakehouse-Data-Age": {"schema": {"type": "number"}, "description": "Seconds since the version was committed."},
-        "Link": {"schema": {"type": "string"}, "description": "The next page (RFC 8288)."},
-    }
+        "ETag": {"schema": {"type": "string"}, "description": "For `If-None-Match`."},
+        "Lakehouse-Table-Version": {
+            "schema": {"type": "string", "pattern": "^[0-9]+$"}, "description": "The version that answers.",
+        },
+        "Lakehouse-Data-Age": {
+            "schema": {"type": "string", "pattern": "^[0-9.]+$"}, "description": "Seconds since it was committed.",
+        },
+        "Link": {"schema": {"type": "string"}, "description": "The next page (RFC 8288), if there is one."},
+    }  # fmt: skip
     answers: dict[int | str, dict[str, Any]] = {
         200: {"description": "Rows", "content": content, "headers": headers},
         304: {"description": "What `If-None-Match` names is still the answer"},
     }
-    return answers | documented(401, 403, 404, 406, 410, 422, 429, 503, 504, *statuses)
+    return answers | documented(401, 403, 404, 406, 410, 422, 429, 503, 504)
 
 
 async def respond(service: Service, request: Request, caller: Caller, wanted: Wanted, question: Ask) -> Response:
     """The answer to a question, in the format that the request accepts."""
-    kind = formats.wanted(request.headers.get("accept"))
+    kind = formats.wanted(",".join(request.headers.getlist("accept")))
     if wanted.limit > LARGEST_PAGE and kind == formats.JSON:
-        raise Problem(422, "invalid-request", f"JSON has at most {LARGEST_PAGE} rows: ask for NDJSON, CSV or Arrow.")
+        raise wrong("limit", f"JSON has at most {LARGEST_PAGE} rows: ask for NDJSON, CSV or Arrow")
     question = service.resume(question, caller, wanted.cursor)
-    body = await service.body(caller, question, kind, request.headers.get("if-none-match"))
+    body = await service.body(caller, question, kind, ",".join(request.headers.getlist("if-none-match")) or None)
     headers = {
         "ETag": body.etag,
         "Cache-Control": "private, no-cache",
@@ -98,6 +105,11 @@ async def respond(service: Service, request: Request, caller: Caller, wanted: Wa
     if isinstance(body.content, bytes):
         return Response(body.content, 200, headers, kind)
     return StreamingResponse(body.content, 200, headers, kind)
+
+
+def path(words: str, example: str) -> Any:
+    """A parameter in the path."""
+    return Path(min_length=1, max_length=300, description=words, examples=[example])
 
 
 def answer(value: Any) -> Response:

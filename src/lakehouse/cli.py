@@ -77,6 +77,8 @@ alerts = typer.Typer(rich_markup_mode=None, help="Alert rules over tables and th
 app.add_typer(alerts, name="alerts")
 ship = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Send what Filebeat and Metricbeat would.")
 app.add_typer(ship, name="ship")
+schema = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Descriptions of the API, for clients.")
+app.add_typer(schema, name="schema")
 
 Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -353,6 +355,17 @@ def serve(
     serve(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
 
 
+@schema.command()
+def openapi(
+    out: Annotated[Path | None, typer.Option(help="Where to write it [standard output].")] = None,
+) -> None:
+    """OpenAPI 3.1 of the REST routes; docs/openapi.json is this, and tests compare it."""
+    _from_checkout()
+    from serving.openapi import text
+
+    typer.echo(text(), nl=False) if out is None else out.write_text(text())
+
+
 @app.command()
 def token(
     scope: Annotated[
@@ -405,6 +418,17 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
     for key in found:
         age = "age unknown" if key["age_s"] is None else f"{key['age_s'] // 86400} days old"
         typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
+
+
+@schema.command("graphql")
+def schema_graphql(
+    write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
+) -> None:
+    """Print what GraphQL answers, in its schema language."""
+    _from_checkout()
+    from serving import schema_files
+
+    typer.echo(f"wrote {schema_files.write('graphql')}" if write else schema_files.text("graphql"), nl=write)
 
 
 @app.command()

@@ -32,6 +32,8 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--force-color-profile=srgb",
 ]  # fmt: skip
 TIMEOUT_MS = 15_000
+KEY = "lakehouse.token"
+"""Of the tab's storage, where the pages keep the token."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -155,9 +157,9 @@ def open_page(browser: Browser, site: Site, watch: Watch) -> Iterator[Open]:
         watch.follow(page)
         if site.world is not None:
             page.clock.set_fixed_time(site.world.now)
-        page.goto(f"{site.url}/#token={token}" if token else site.url)
-        if route:
-            page.goto(f"{site.url}/#/{route}")
+        if token and route:
+            page.add_init_script(f"sessionStorage.getItem('{KEY}') ?? sessionStorage.setItem('{KEY}', '{token}')")
+        page.goto(f"{site.url}/#/{route}" if route else f"{site.url}/#token={token}" if token else site.url)
         return page
 
     yield opened

@@ -80,14 +80,15 @@ class World:
     asked: list[str] = field(default_factory=list)
     """Every request under /v1, in order."""
     refuse_stream: Problem | None = None
-    _told: list[bytes] = field(default_factory=list)
+    _told: list[tuple[str, bytes]] = field(default_factory=list)
     _cut: int = 0
     _beat: int = 0
 
     def say(self, event: str, data: dict[str, Any]) -> None:
         """Put an event into the stream; who comes back with its place gets it, too."""
         number = len(self._told) + 1
-        self._told.append(b"id: %d\nevent: %s\ndata: %s\n\n" % (number, event.encode(), orjson.dumps(data)))
+        frame = b"id: %d\nevent: %s\ndata: %s\n\n" % (number, event.encode(), orjson.dumps(data))
+        self._told.append((event, frame))
 
     def drop(self) -> None:
         """Break off every stream."""
@@ -347,22 +348,33 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
     # --- live --------------------------------------------------------------------------------------------------------
 
     @app.get("/v1/stream")
-    async def stream(_: metrics, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+    async def stream(
+        who: metrics, events: str, user_id: str | None = None, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
+        kinds = set(events.split(","))
+        if unknown := sorted(kinds - {"live", "trending", "notification", "alert", "table"}):
+            raise Problem(422, "invalid-request", f"There is no event {unknown[0]}.")
+        if "notification" in kinds and "read:users" not in who.scopes:
+            raise Problem(403, "insufficient-scope", "Events notification need read:users.", scope="read:users")
+        if user_id is not None and "notification" not in kinds:
+            raise Problem(403, "insufficient-scope", "user_id chooses notifications.", scope="read:users")
         world.streams.append(last_event_id)
         if world.refuse_stream:
             raise world.refuse_stream
-        return StreamingResponse(_stream(world, int(last_event_id or len(world._told))), media_type="text/event-stream")
+        after = int(last_event_id or len(world._told))
+        return StreamingResponse(_stream(world, kinds, after), media_type="text/event-stream")
 
     return app
 
 
-async def _stream(world: World, after: int) -> AsyncIterator[bytes]:
+async def _stream(world: World, kinds: set[str], after: int) -> AsyncIterator[bytes]:
     cut, beat = world._cut, 0
     yield b"retry: 300\n\n: hello\n\n"
     while world._cut == cut:
-        for told in world._told[after:]:
-            yield told
+        for kind, told in world._told[after:]:
             after += 1
+            if kind in kinds:
+                yield told
         if not world.quiet and beat % 5 == 0:
             yield b"event: live\ndata: %s\n\n" % orjson.dumps(world.site())
             data = {"data": [{**one, "score": one["score"] + world._beat % 7} for one in _trending("", 10)]}

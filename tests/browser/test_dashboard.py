@@ -31,15 +31,16 @@ ROUTES = {
 ENGLISH = ("Overview", "Activity", "Posts", "Services", "Hosts", "Logs", "Users", "Alerts", "Pipeline")
 KOREAN = ("개요", "활동", "게시물", "서비스", "호스트", "로그", "사용자", "경보", "파이프라인")
 AXE = Path(pages.DIST).parent / "node_modules" / "axe-core" / "axe.min.js"
-PAINTED = """canvas => {
-  const {width, height} = canvas;
-  const all = canvas.getContext("2d").getImageData(0, 0, width, height).data;
-  const colours = new Set();
-  for (let i = 0; i < all.length; i += 4) {
-    if (all[i + 3] > 200) colours.add((all[i] << 16) | (all[i + 1] << 8) | all[i + 2]);
+DRAWN = """canvas => {
+  const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let n = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    const [r, g, b] = data.subarray(i, i + 3);
+    if (data[i + 3] > 20 && Math.max(r, g, b) - Math.min(r, g, b) > 60) n++;
   }
-  return colours.size;
+  return n;
 }"""
+"""Pixels in a colour of data: axes, their words and the grid are all but grey."""
 
 
 def settled(page: Page) -> None:
@@ -63,13 +64,13 @@ def sideways(page: Page) -> int:
 
 
 @pytest.mark.parametrize("name", ROUTES)
-def test_every_page_draws_its_data_and_asks_nobody_else(open_page: Open, shot: Shot, name: str) -> None:
-    page = open_page(ROUTES[name])
+def test_every_page_draws_its_data_and_asks_nobody_else(open_page: Open, site: Site, shot: Shot, name: str) -> None:
+    page = open_page(ROUTES[name] if site.world else ROUTES[name].replace("1h", "24h"))
     settled(page)
     expect(page.get_by_role("heading", level=1)).to_have_text(ENGLISH[list(ROUTES).index(name)])
     expect(page.locator(".panel .trouble")).to_have_count(0)
     for canvas in page.locator("canvas").all():
-        assert canvas.evaluate(PAINTED) > 2, "a chart is blank"
+        assert canvas.evaluate(DRAWN) > 30, "a chart is blank"
     if name in ("overview", "activity", "services", "hosts", "logs", "users", "pipeline"):
         assert page.locator("canvas").count() > 0
     if name in ("overview", "posts"):
@@ -84,7 +85,7 @@ def test_every_page_draws_its_data_and_asks_nobody_else(open_page: Open, shot: S
 def test_every_page_fits_every_screen_theme_and_language(
     open_page: Open, shot: Shot, theme: str, width: int, language: str
 ) -> None:
-    page = open_page(theme=theme, width=width, height=812 if width < 500 else 900, language=language)
+    page = open_page("alerts", theme=theme, width=width, height=812 if width < 500 else 900, language=language)
     titles = KOREAN if language == "ko-KR" else ENGLISH
     assert page.evaluate("document.documentElement.lang") == language[:2]
     assert page.evaluate("document.documentElement.dataset.theme") == theme
@@ -166,6 +167,19 @@ def test_a_table_that_moves_on_is_asked_again(open_page: Open, world: World) -> 
     _until(page, lambda: len([one for one in world.asked if one == "/v1/services"]) > before)
 
 
+def test_notifications_are_followed_only_where_they_are_looked_at(open_page: Open, world: World) -> None:
+    page = open_page("users?user=u00042")
+    settled(page)
+
+    def newest() -> str:
+        return [one for one in world.asked if one.startswith("/v1/stream")][-1]
+
+    _until(page, lambda: newest().endswith("notification&user_id=u00042"))
+    page.get_by_role("link", name="Alerts").click()
+    _until(page, lambda: "notification" not in newest())
+    expect(page.locator(".live")).to_have_class(re.compile("live-live"))
+
+
 def test_without_the_scope_the_stream_stays_off_and_says_why(open_page: Open, world: World, watch: Watch) -> None:
     watch.expected = {403}
     page = open_page("logs", token=token("read:logs"))
@@ -200,10 +214,11 @@ def test_a_token_in_the_link_signs_in_and_leaves_the_address(open_page: Open, si
     page = open_page()
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     assert "token" not in page.url and page.url.startswith(f"{site.url}/#/overview")
-    page.go_back()
-    assert "token" not in page.url
     assert page.evaluate("sessionStorage.length") == 1
     assert page.evaluate("Object.values({...localStorage}).join().includes('.')") is False
+    page.go_back()
+    page.go_forward()
+    assert "token" not in page.url
 
 
 def test_without_a_token_the_page_asks_for_one(open_page: Open, site: Site, shot: Shot) -> None:
@@ -431,7 +446,7 @@ def test_everything_can_be_done_by_keys(open_page: Open, world: World) -> None:
     expect(page.get_by_role("button", name=re.compile("Time range"))).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Last hour")).to_be_focused()
+    expect(page.get_by_role("button", name="Last hour", exact=True)).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name=re.compile("Time range"))).to_be_focused()
     expect(page.locator(".range-menu")).to_have_count(0)
@@ -486,12 +501,12 @@ def test_times_are_of_the_readers_zone_with_utc_beside_them(open_page: Open, wor
     expect(time).to_have_attribute("title", re.compile(r"2026-11-26 09:30:.* UTC"))
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 375])
-def test_axe_finds_nothing_that_bars_anybody(open_page: Open, theme: str, width: int) -> None:
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 375)])
+def test_axe_finds_nothing_that_bars_anybody(open_page: Open, watch: Watch, theme: str, width: int) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is not here: `make dashboard` brings it")
-    page = open_page(theme=theme, width=width)
+    watch.expected = {404}  # of the user that is nobody
+    page = open_page("overview", theme=theme, width=width)
     found = {}
     page.evaluate(AXE.read_text())
     for name, route in {**ROUTES, "hosts of one": "hosts?host=web-2&range=1h", "nobody": "users?user=nobody"}.items():
@@ -522,16 +537,21 @@ def test_axe_finds_nothing_on_the_way_in(open_page: Open) -> None:
 def test_the_policy_stops_what_is_not_of_the_page(open_page: Open, watch: Watch) -> None:
     page = open_page("alerts")
     settled(page)
-    page.evaluate("""() => {
-      const script = document.createElement("script");
-      script.textContent = "globalThis.ran = true";
-      try { document.body.append(script); } catch {}
-      try { document.body.insertAdjacentHTML("beforeend", "<b id=html>x</b>"); } catch {}
-      const style = document.createElement("style");
-      style.textContent = "body { display: none }";
-      document.head.append(style);
-    }""")
+    page.evaluate(
+        """() => {
+          const put = (name, set) => document.body.append(Object.assign(document.createElement(name), set));
+          const tries = [
+            () => put("script", {src: "data:text/javascript,globalThis.ran=true"}),
+            () => put("script", {text: "globalThis.ran = true"}),
+            () => put("style", {textContent: "body { display: none }"}),
+            () => put("img", {src: "http://127.0.0.2/x.png"}),
+            () => document.body.insertAdjacentHTML("beforeend", "<b id=html>x</b>"),
+            () => document.body.setAttribute("style", "display: none"),
+          ];
+          for (const one of tries) try { one(); } catch {}
+        }"""
+    )
     assert page.evaluate("[globalThis.ran === true, document.querySelector('#html') !== null]") == [False, False]
     expect(page.locator("main")).to_be_visible()
-    assert any("Content Security Policy" in one or "TrustedHTML" in one for one in watch.wrong)
+    assert any("Content Security Policy" in one for one in watch.wrong)
     watch.wrong = []

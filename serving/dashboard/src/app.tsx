@@ -123,7 +123,7 @@ function Frame() {
             <Settings />
           </div>
         </header>
-        <main ref={main} tabIndex={-1}>
+        <main id="main" ref={main} tabIndex={-1}>
           <div class="top">
             <h1 ref={heading} tabIndex={-1}>
               {title}

@@ -1,5 +1,6 @@
 /** The live connection of this page, and what it last said. */
-import { token } from "./session";
+import { address } from "./api";
+import { claims, token } from "./session";
 import { Store } from "./store";
 import { Live } from "./stream";
 import type { Alert, Notification, Site, Trending } from "./types";
@@ -13,7 +14,22 @@ export interface Moment {
   readonly events: number;
 }
 
-export const live = new Live();
+/** What every page follows; notifications are personal, and asked for where they are looked at. */
+const EVENTS = ["live", "trending", "alert", "table"];
+
+export const live = new Live(asked(null));
+
+function asked(user: string | null): string {
+  const given = token.get();
+  const may = user !== null && given !== null && claims(given)?.scopes.includes("read:users");
+  const events = [...EVENTS, ...(may ? ["notification"] : [])].join(",");
+  return address("/stream", { events, user_id: may ? user : null });
+}
+
+/** Follow the notifications of a user, or of nobody. */
+export function follow(user: string | null): void {
+  live.ask(asked(user));
+}
 export const site = new Store<Site | null>(null);
 export const moments = new Store<readonly Moment[]>([]);
 export const trending = new Store<readonly Trending[] | null>(null);

@@ -76,10 +76,11 @@ export function useQuery<T>(
     let last = 0;
 
     const later = (ms: number) => {
-      const when = Date.now() + ms;
-      if (when >= due) return;
+      const left = due - Date.now();
+      // What is overdue waits for a timer that slept with the machine.
+      if (left > 0 && left <= ms) return;
       clearTimeout(timer);
-      due = when;
+      due = Date.now() + ms;
       timer = setTimeout(() => {
         due = Infinity;
         // Who pauses wants the picture to stand still; who does not look needs none.

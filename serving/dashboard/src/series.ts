@@ -98,22 +98,33 @@ export function thinned(length: number, most: number): number[] {
   return Array.from({ length: most }, (_, i) => Math.round(i * every));
 }
 
-/** An SVG path of a small line without axes, in a box of that size; gaps are gaps. */
+/** So many missing steps in a row are drawn over: samples seldom come as evenly as steps do. */
+export function bridged(length: number): number {
+  return Math.ceil(length * 0.03);
+}
+
+/** Places of values that no line reaches, as what is missing on both sides is too long to be drawn over. */
+export function lonely(column: Column, bridge = bridged(column.length)): number[] {
+  const known = column.flatMap((n, i) => (n === null ? [] : [i]));
+  const far = (a: number | undefined, b: number | undefined) =>
+    a === undefined || b === undefined || b - a - 1 > bridge;
+  return known.filter((i, at) => far(known[at - 1], i) && far(i, known[at + 1]));
+}
+
+/** An SVG path of a small line without axes, in a box of that size; long gaps are gaps. */
 export function line(column: Column, width: number, height: number, ceiling?: number): string {
   const found = summary(column);
   if (!found) return "";
   const top = Math.max(ceiling ?? found.most, 1e-12);
   const across = column.length > 1 ? width / (column.length - 1) : 0;
+  const bridge = bridged(column.length);
   let path = "";
-  let pen = "M";
+  let before = -Infinity;
   column.forEach((n, i) => {
-    if (n === null) {
-      pen = "M";
-      return;
-    }
+    if (n === null) return;
     const y = height - Math.min(Math.max(n / top, 0), 1) * height;
-    path += `${pen}${round(i * across)} ${round(y)}`;
-    pen = "L";
+    path += `${i - before - 1 > bridge ? "M" : "L"}${round(i * across)} ${round(y)}`;
+    before = i;
   });
   return path;
 }

@@ -27,7 +27,16 @@ export class Live {
   private running: AbortController | null = null;
   private lastId = "";
 
-  constructor(private readonly url = "/v1/stream") {}
+  constructor(private url: string) {}
+
+  /** Ask for other events from now on; what was missed meanwhile follows. */
+  ask(url: string): void {
+    if (url === this.url) return;
+    this.url = url;
+    if (!this.running) return;
+    this.stop();
+    this.start();
+  }
 
   on(type: string, listener: Listener): () => void {
     const all = this.listeners.get(type) ?? new Set();

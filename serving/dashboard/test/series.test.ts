@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { axis, fold, interpolated, line, perMinute, place, plus, ratio, seconds, summary, thinned } from "../src/series";
+import { axis, fold, interpolated, line, lonely, perMinute, place, plus, ratio, seconds, summary, thinned } from "../src/series";
 
 const at = (clock: string) => Date.parse(`2026-11-26T${clock}Z`);
 const MINUTE = 60_000;
@@ -41,7 +41,7 @@ describe("rows", () => {
     expect(perMinute(on, inside, time, count, at("10:06:00"))).toEqual([2, 0, 2.5]);
     expect(perMinute(on, inside, time, count, at("10:05:30"))).toEqual([2, 0, null]);
     expect(perMinute(on, inside.slice(0, 2), time, count, at("11:00:00"))).toEqual([2, null, null]);
-    expect(perMinute(on, [], time, count, at("11:00:00"))).toEqual([null, null, null]);
+    expect(perMinute(on, [] as typeof rows, time, count, at("11:00:00"))).toEqual([null, null, null]);
   });
 
   it("give rates of sums, and none of nothing", () => {
@@ -67,6 +67,12 @@ describe("what stands beside a picture", () => {
     expect(summary([null, null])).toBeNull();
   });
 
+  it("names the values that no line reaches", () => {
+    expect(lonely([1, null, null, 2, null, 3, null, null, 4, 5])).toEqual([0]);
+    expect(lonely([1, null, 2], 0)).toEqual([0, 2]);
+    expect([lonely([null]), lonely([7])]).toEqual([[], [0]]);
+  });
+
   it("is thinned evenly, ends kept", () => {
     expect(thinned(5, 10)).toEqual([0, 1, 2, 3, 4]);
     const kept = thinned(10_081, 60);
@@ -74,7 +80,8 @@ describe("what stands beside a picture", () => {
   });
 
   it("is a line with gaps, of finite numbers", () => {
-    expect(line([0, 10, null, 5, 10], 100, 20)).toBe("M0 20L25 0M75 10L100 0");
+    expect(line([0, 10, null, 5, 10], 100, 20)).toBe("M0 20L25 0L75 10L100 0");
+    expect(line([0, 10, null, null, 10], 100, 20)).toBe("M0 20L25 0M100 0");
     expect(line([0, 0], 100, 20)).not.toMatch(/NaN|Infinity/);
     expect([line([], 100, 20), line([null], 100, 20)]).toEqual(["", ""]);
   });

@@ -137,6 +137,18 @@ async def test_an_answer_that_does_not_begin_in_time_is_503() -> None:
     assert told(answer) == (503, "too-slow") and answer.headers["Retry-After"]
 
 
+async def test_what_bounds_its_own_time_is_left_it() -> None:
+    app = App(request_timeout=timedelta(milliseconds=20))
+
+    @app.asgi.get("/reports/{day}")
+    async def report(day: str) -> Response:
+        await asyncio.wait([asyncio.create_task(app.go.wait())], timeout=0.06)
+        return Response()
+
+    async with app.client() as api:
+        assert (await api.get("/reports/2026-11-26")).status_code == 200
+
+
 async def test_a_body_that_does_not_come_counts_too() -> None:
     app = App(request_timeout=timedelta(milliseconds=20))
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import jwt
@@ -27,6 +27,7 @@ from serving.app import create_app
 from serving.auth import SCOPES, Scope, issue
 from serving.live.hub import Hub
 from serving.live.wording import ByRules
+from serving.pages import DIST
 from serving.problems import Problem
 
 pytestmark = pytest.mark.anyio
@@ -39,20 +40,21 @@ class Expected:
     """What a route answers with.
 
     Args:
-        scope: the one that it needs; None: anybody may ask.
+        scope: the one that it needs; None: anybody may ask; "any": a valid token, as its fields ask for scopes each.
         url: the address that is asked, if the path has parameters. User ``u1`` is whom it is about.
         allowed: whoever has the scope, and is no user. 503 where it asks a store: the test has none.
         other: another user's token, which has every scope. None: as ``allowed``, as nothing in it is of one user.
         body: of the request, as JSON.
     """
 
-    scope: Scope | None
+    scope: Scope | Literal["any"] | None
     url: str = ""
     allowed: int = 200
     other: int | None = None
     body: dict[str, Any] | None = field(default=None, hash=False)
 
 
+BUILT = (DIST / "index.html").exists()
 ROUTES: dict[tuple[str, str], Expected] = {
     ("GET", "/healthz"): Expected(None),
     ("GET", "/readyz"): Expected(None),
@@ -84,10 +86,26 @@ ROUTES: dict[tuple[str, str], Expected] = {
     ("POST", "/v1/predictions/anomaly"): Expected("predict", allowed=422, body={}),
     ("POST", "/v1/predictions/trend"): Expected("predict", allowed=422, body={}),
     ("GET", "/v1/status"): Expected("read:metrics"),
+    # Of what people write about, and what logs say.
+    ("GET", "/reports"): Expected("read:metrics", other=403),
+    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-01-01", other=403),
     # Each kind of event has a scope of its own: tests/unit/serving/test_live.py.
     ("GET", "/v1/stream"): Expected("read:metrics", "/v1/stream?events=live"),
     ("GET", "/metrics"): Expected(None),  # for who comes from this machine, as these do: test_metrics.py
+    ("GET", "/graphql"): Expected("any", "/graphql?query={__typename}"),
+    ("POST", "/graphql"): Expected("any", body={"query": "{ __typename }"}),
+    # Files of a page without data; a checkout whose pages are not built says so.
+    ("GET", "/"): Expected(None, allowed=200 if BUILT else 503),
+    ("HEAD", "/"): Expected(None, allowed=200 if BUILT else 503),
+    ("GET", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
+    ("HEAD", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
+    ("GET", "/v1/alerts"): Expected("read:metrics"),
+    ("GET", "/reports"): Expected("read:metrics"),
+    # A day without a table to tell of it is 503; what a page holds is nobody's in particular.
+    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-11-26"),
 }
+SOCKETS = {("*", "/graphql")}
+"""WebSockets, whose tests are their own."""
 # Another user's token at tables: rows that are not theirs are not there, tables of everybody are closed.
 OF_OTHERS = {
     "gold.user_activity_daily": 200,
@@ -153,7 +171,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 def test_every_route_is_written_down(app: FastAPI) -> None:
-    assert set(routes(app)) == set(ROUTES)
+    assert set(routes(app)) == set(ROUTES) | SOCKETS
 
 
 def token(*scopes: Scope, user: str | None = None, ttl: timedelta = timedelta(hours=1)) -> str:
@@ -196,7 +214,7 @@ async def test_without_a_valid_token_it_is_401(api: httpx2.AsyncClient, route: t
         assert await status(api, route, bearer) == 401
 
 
-@pytest.mark.parametrize("route", CLOSED, ids=named)
+@pytest.mark.parametrize("route", [route for route in CLOSED if ROUTES[route].scope != "any"])
 async def test_with_every_scope_but_the_right_one_it_is_403(api: httpx2.AsyncClient, route: tuple[str, str]) -> None:
     others = [scope for scope in SCOPES if scope != ROUTES[route].scope]
     for bearer in (token(*others), token(*others, user=MINE), token()):
@@ -209,7 +227,8 @@ async def test_with_the_right_scope_it_is_served(api: httpx2.AsyncClient, route:
     if route == ASKS_KAFKA:
         pytest.skip("asks Kafka; the integration tests do")
     assert wanted.scope is not None
-    assert await status(api, route, token(wanted.scope)) == wanted.allowed
+    bearer = token() if wanted.scope == "any" else token(wanted.scope)
+    assert await status(api, route, bearer) == wanted.allowed
 
 
 @pytest.mark.parametrize("route", CLOSED, ids=named)

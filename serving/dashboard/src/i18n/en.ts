@@ -110,6 +110,8 @@ export const en = {
   "activity.off": "No real-time processor shows anything. Start it with: lakehouse up",
   "activity.live": "Live",
   "activity.liveNote": "Since this page was opened",
+  "activity.waiting": "Waiting for the stream to say something new.",
+  "activity.still": "Nothing happened in the last minute.",
   "activity.spoken": "{users} active users, {events} events in the last minute",
   "activity.nowByType": "Events in the last minute by type",
   "activity.events": "Events a minute",

@@ -112,6 +112,8 @@ export const ko: Catalogue = {
   "activity.off": "실시간 처리기가 보내는 값이 없습니다. lakehouse up으로 시작하세요.",
   "activity.live": "실시간",
   "activity.liveNote": "페이지를 연 뒤부터",
+  "activity.waiting": "스트림의 새 값을 기다리는 중입니다.",
+  "activity.still": "최근 1분 동안 이벤트가 없습니다.",
   "activity.spoken": "활성 사용자 {users}명, 최근 1분 이벤트 {events}건",
   "activity.nowByType": "최근 1분 이벤트, 유형별",
   "activity.events": "분당 이벤트",

@@ -36,6 +36,8 @@ export function Activity() {
         note={t("activity.liveNote")}
         class="twothirds"
         query={site ? { ...live, data: seen, problem: undefined } : { ...live, data: undefined }}
+        empty={(found) => found.length < 2}
+        emptyText={t("activity.waiting")}
       >
         {(found) => <LiveChart of={found} />}
       </Panel>
@@ -93,6 +95,7 @@ function Now({ site }: { site: Site }) {
         </div>
       </div>
       <Spoken text={t("activity.spoken", { users: integer(site.active_users), events: integer(all) })} />
+      {types.length === 0 && <p class="footnote">{t("activity.still")}</p>}
       <table class="bars">
         <caption class="hidden">{t("activity.nowByType")}</caption>
         <tbody>

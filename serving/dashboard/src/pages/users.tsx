@@ -1,10 +1,10 @@
 /** One user: what they do, what they should see next, and what they were told. */
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
 import { get } from "../api";
 import { age, calendar, decimal, integer } from "../format";
 import { t, word } from "../language";
-import { notified } from "../now";
+import { follow, notified } from "../now";
 import { useQuery } from "../query";
 import { go, route } from "../route";
 import { claims, token } from "../session";
@@ -66,6 +66,10 @@ function FindUser({ user }: { user: string | null }) {
 }
 
 function OneUser({ user }: { user: string }) {
+  useEffect(() => {
+    follow(user);
+    return () => follow(null);
+  }, [user]);
   const path = `/users/${encodeURIComponent(user)}`;
   const activity = useQuery(
     `user ${user}`,

@@ -6,7 +6,7 @@ import "uplot/dist/uPlot.min.css";
 import { clock, clockSeconds, day, dayClock, moment, utc } from "../format";
 import { language, t } from "../language";
 import { setRange } from "../route";
-import { summary, thinned, type Column } from "../series";
+import { bridged, lonely, summary, thinned, type Column } from "../series";
 import { useStore } from "../store";
 import { painted } from "../theme";
 import { Scroll, type Tone } from "./parts";
@@ -270,7 +270,7 @@ function data({ xs, lines }: Props): uPlot.AlignedData {
 }
 
 function series({ kind = "line", tone = "accent", strong = true }: Line, brush: Paint): uPlot.Series {
-  const plain = { points: { show: false }, spanGaps: false };
+  const plain = { points: { show: false }, spanGaps: false, gaps: long };
   switch (kind) {
     case "edge":
       return { ...plain, width: 0, stroke: "transparent", points: { show: false } };
@@ -281,7 +281,7 @@ function series({ kind = "line", tone = "accent", strong = true }: Line, brush: 
       return { ...plain, paths: bars, stroke: brush.of(tone), fill: brush.of(tone), width: 0 };
     }
     case "area":
-      return { ...plain, stroke: brush.of(tone), fill: brush.of(tone, 0.12), width: 1.5, points: lonely(brush.of(tone)) };
+      return { ...plain, stroke: brush.of(tone), fill: brush.of(tone, 0.12), width: 1.5, points: alone(brush.of(tone)) };
     case "dashes":
       return { ...plain, stroke: brush.of(tone), width: 1.5, dash: [4, 4] };
     default:
@@ -289,25 +289,24 @@ function series({ kind = "line", tone = "accent", strong = true }: Line, brush: 
         ...plain,
         stroke: brush.of(tone, strong ? 1 : 0.55),
         width: strong ? 1.75 : 1,
-        points: lonely(brush.of(tone)),
+        points: alone(brush.of(tone)),
       };
   }
 }
 
-/** A value between two gaps is no line: it is shown as a point. */
-function lonely(colour: string): uPlot.Series.Points {
-  return {
-    show: true,
-    size: 4,
-    width: 0,
-    fill: colour,
-    filter: (u, i) => {
-      const column = u.data[i] as Column;
-      return Array.from(column, (n, j) => (n !== null && column[j - 1] == null && column[j + 1] == null ? j : -1)).filter(
-        (j) => j >= 0,
-      );
-    },
-  };
+/** The gaps that are not drawn over; uPlot has them as canvas pixels. */
+function long(u: uPlot, _: number, __: number, ___: number, gaps: [number, number][]): [number, number][] {
+  const xs = u.data[0];
+  const [first, last] = [xs[0], xs[xs.length - 1]];
+  if (first === undefined || last === undefined || last <= first) return gaps;
+  const step = (u.valToPos(last, "x", true) - u.valToPos(first, "x", true)) / (xs.length - 1);
+  // A gap reaches from the value before to the value after it: a step more than is missing.
+  return gaps.filter(([from, to]) => to - from > step * (bridged(xs.length) + 1.5));
+}
+
+/** A value between two long gaps is no line: it is shown as a point. */
+function alone(colour: string): uPlot.Series.Points {
+  return { show: true, size: 4, width: 0, fill: colour, filter: (u, i) => lonely(u.data[i] as Column) };
 }
 
 function drawNow(u: uPlot, now: number | undefined, brush: Paint): void {

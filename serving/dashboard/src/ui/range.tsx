@@ -25,7 +25,8 @@ export function RangePicker() {
 
   useEffect(() => {
     if (!open) return;
-    box.current?.querySelector<HTMLElement>("[aria-current=true], .range-menu button")?.focus();
+    const find = (selector: string) => box.current?.querySelector<HTMLElement>(selector);
+    (find(".range-menu [aria-current=true]") ?? find(".range-menu button"))?.focus();
     const outside = (event: Event) => {
       if (!box.current?.contains(event.target as Node)) setOpen(false);
     };

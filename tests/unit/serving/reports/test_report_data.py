@@ -137,6 +137,15 @@ def test_rules_confirm_what_is_unusual_about_the_same_subject(report: Report) ->
     assert found == {"gateway": ("service error rate",), "web-1": ("host cpu out of range",), "feed": ()}
 
 
+def test_a_rule_about_what_the_detector_finds_does_not_confirm_it(lake: Settings) -> None:
+    known = alerts.read()
+    rule = next(one.name for one in known.rules if one.on == "anomalies" and one.recovered)
+    said = [Told(rule, "warning", "fired", "service/gateway", DAY + 14 * HOUR)]
+    found = data.report(lake, DATE, NOW, lambda day, rules: said).incidents
+    assert [one.subject for one in found.firings] == ["gateway"]
+    assert not [one for one in found.episodes if one.confirmed]
+
+
 def test_what_varies_in_an_unusual_log_line_is_not_told(report: Report) -> None:
     measure = next(one.measures[0] for one in report.incidents.episodes if one.kind == "logs")
     assert "17" not in measure and "alice" not in measure

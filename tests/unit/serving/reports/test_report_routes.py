@@ -21,7 +21,8 @@ from serving import problems
 from serving.auth import issue
 from serving.report.made import Reports
 from serving.report.pdf import PdfError
-from serving.report.routes import router
+from serving.report.routes import KeptReport, router
+from serving.rest.answers import Collection
 
 pytestmark = pytest.mark.anyio
 
@@ -54,10 +55,9 @@ async def test_a_report_is_a_page_with_a_policy_for_its_style_alone(api: httpx2.
     answer = await api.get("/reports/2026-11-25")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert re.fullmatch(
-        r"default-src 'none'; style-src 'sha256-[\w+/=]+'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+        r"default-src 'none'; style-src 'sha256-[\w+/=]+'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         answer.headers["content-security-policy"],
     )
-    assert answer.headers["x-content-type-options"] == "nosniff"
     assert "private" in answer.headers["cache-control"]
     assert "Wednesday, 25 November 2026" in answer.text
 
@@ -127,6 +127,7 @@ async def test_kept_reports_are_listed_the_newest_first(reports: Reports) -> Non
         assert first["data"][1] | {"made_at": None} == {
             "date": "2026-11-24", "languages": ["en"], "pdf": [], "made_at": None, "url": "/reports/2026-11-24",
         }  # fmt: skip
+        assert Collection[KeptReport].model_validate(first)
         rest = (await api.get("/reports", params={"cursor": first["next"]})).json()
         assert [row["date"] for row in rest["data"]] == ["2026-11-23"] and rest["next"] is None
         assert (await api.get("/reports?cursor=nonsense")).status_code == 422
@@ -138,6 +139,14 @@ async def test_reports_are_for_those_who_may_read_metrics(reports: Reports, path
     async with client(reports) as nobody, client(reports, "read:tables", "admin") as other:
         assert (await nobody.get(path)).status_code == 401
         assert (await other.get(path)).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/reports", "/reports/2026-11-25"])
+async def test_reports_are_not_for_a_users_own_token(reports: Reports, path: str) -> None:
+    async with client(reports) as api:
+        token = issue(KEYS, "tester", ["read:metrics"], timedelta(minutes=1), "user-1")
+        answer = await api.get(path, headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:lakehouse:problem:not-yours")
 
 
 class Failing(Reports):
