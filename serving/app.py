@@ -109,7 +109,7 @@ def create_app(
         live.router(streams, auth.anyone(keys), lambda caller: service.record(caller, "stream", PERSONAL, None, None)),
         metrics_router(observed, _named, settings.api.metrics_token, settings.api.behind_proxy),
         alerts.router(alerts.Standing(service, settings), keys),
-        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check),
+        graphql.router(service, recommend, predictions, settings, auth.anyone(keys), tokens.check, streams),
         reports.router(settings, keys),
         pages.router(),
     ):

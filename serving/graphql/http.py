@@ -21,17 +21,19 @@ from serving.auth import Caller
 from serving.graphql.context import Context, Platform
 from serving.graphql.execution import Engine, Operation, RefusedError, refused
 from serving.graphql.limits import Limits
-from serving.graphql.live import Polled, Seats, Source
+from serving.graphql.live import OfHub, Polled, Seats, Source
 from serving.graphql.requests import EVENTS, JSON, RESPONSE, Asked, accepted, asked_of, expiry, json_of, read
 from serving.graphql.schema import schema
 from serving.graphql.sockets import Socket
+from serving.live.hub import Hub
 from serving.predictions import Predictions
 from serving.problems import Problem, documented
 from serving.recommend import Recommendations
+from serving.served import Snapshot
 from serving.service import Service
 
 HEARTBEAT_S = 15.0
-SUBSCRIPTIONS, ALL_SUBSCRIPTIONS = 20, 500
+SUBSCRIPTIONS, ALL_SUBSCRIPTIONS = 10, 500
 """At a time: of one token's subject, and of all."""
 _HEADERS = {"Cache-Control": "private, no-store", "Vary": "Accept, Authorization"}
 
@@ -43,6 +45,7 @@ def router(
     settings: Settings,
     allowed: Callable[..., Awaitable[Caller]],
     check: Callable[[str], Awaitable[Caller]],
+    streams: Hub | None = None,
     source: Source | None = None,
     limits: Limits | None = None,
 ) -> APIRouter:
@@ -55,16 +58,19 @@ def router(
         settings: the profile, and how long a query may take.
         allowed: a dependency that knows the caller of a valid token, whatever its scopes; 401 without one.
         check: whom a token names, for WebSockets that bring theirs with their first message.
-        source: of what subscriptions listen to; by default the stores are asked every second.
+        streams: the hub of ``/v1/stream``; without it there are no alerts, and other news are polled.
+        source: of what subscriptions listen to, in place of both.
         limits: of each request.
     """
     within_s = settings.api.query_timeout.total_seconds()
     engine = Engine(schema(), limits or Limits(), 1.5 * within_s)  # a question to the lake says itself that it is late
 
-    async def snapshot(name: str) -> Any:
-        return await service.thread(lambda: service.served.snapshot(name))
+    async def snapshot(name: str) -> Snapshot:
+        known = service.served.now(name)
+        return known if known is not None else await service.thread(lambda: service.served.snapshot(name), name)
 
-    platform = Platform(service, recommend, predictions, source or Polled(service.reads, snapshot))
+    polled = Polled(service.reads, snapshot)
+    platform = Platform(service, recommend, predictions, source or (OfHub(streams, polled) if streams else polled))
     seats = Seats(SUBSCRIPTIONS, ALL_SUBSCRIPTIONS)
     made = APIRouter(tags=["graphql"])
     reader = Annotated[Caller, Depends(allowed)]

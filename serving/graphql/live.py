@@ -6,16 +6,22 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, Protocol
+from contextlib import aclosing, contextmanager
+from typing import Any, NamedTuple, Protocol
 
+import orjson
+
+from serving.auth import Caller
+from serving.catalog import PII
+from serving.live.hub import Hub, Kind, Stream, Wish
 from serving.problems import Problem
 from serving.reads import Reads
 from serving.served import Snapshot
 
-Kind = Literal["live", "trending", "notification", "alert", "table"]
 STATES: frozenset[Kind] = frozenset({"live", "trending", "table"})
 """Of these a listener that is behind gets only the newest."""
+TOLD: frozenset[Kind] = frozenset({"live", "notification", "alert"})
+"""What the hub of ``/v1/stream`` knows of."""
 MOST_WAITING = 200
 """Events that a listener may be behind."""
 TRENDING = 100
@@ -32,8 +38,10 @@ class Topic(NamedTuple):
 class Source(Protocol):
     """Where the live platform's news come from."""
 
-    def listen(self, *topics: Topic) -> AsyncIterator[tuple[Topic, Any]]:
+    def listen(self, caller: Caller, *topics: Topic) -> AsyncIterator[tuple[Topic, Any]]:
         """What happens from now on; of states first what is the case. Closing it ends it.
+
+        The caller may hear of the topics. Alerts are such as they may be shown; whoever asks masks notifications.
 
         ``live`` is ``{"at", "active_users", "events_1m"}``, ``trending`` a list of ``{"rank", "post_id", "score"}``,
         ``notification`` a row of MongoDB's, ``alert`` an object of ``/v1/alerts``, ``table``
@@ -70,7 +78,7 @@ class Listener:
             Problem: 429, it is so far behind that something had to be left out.
         """
         if self._lost:
-            raise Problem(429, "too-slow", "The subscription was read too slowly and has ended: subscribe again.")
+            raise too_slow()
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
@@ -92,7 +100,7 @@ class Polled:
         self._known: dict[Topic, Any] = {}
         self._running: dict[Topic, asyncio.Task[None]] = {}
 
-    async def listen(self, *topics: Topic) -> AsyncGenerator[tuple[Topic, Any]]:
+    async def listen(self, caller: Caller, *topics: Topic) -> AsyncGenerator[tuple[Topic, Any]]:
         """See :class:`Source`."""
         for topic in topics:
             if topic.kind == "alert":
@@ -158,6 +166,71 @@ class Polled:
     def _tell(self, topic: Topic, value: Any) -> None:
         for listener in self._listeners.get(topic, []):
             listener.put(topic, value)
+
+
+class OfHub:
+    """A source that is told: by the hub of ``/v1/stream``, whose notifications and alerts come from Kafka.
+
+    Of trending posts it knows those of everybody alone, and of tables those of gold; the others are polled.
+    """
+
+    def __init__(self, hub: Hub, polled: Polled) -> None:
+        self._hub, self._polled = hub, polled
+
+    async def listen(self, caller: Caller, *topics: Topic) -> AsyncGenerator[tuple[Topic, Any]]:
+        """See :class:`Source`; all topics are of one kind. It ends when the process does."""
+        told = topics[0].kind in TOLD
+        masked = topics[0].kind == "alert" and caller.user_id is None and PII not in caller.scopes
+        wish = Wish(frozenset({topics[0].kind} if told else ()), topics[0].about, caller.user_id, masked)
+        with self._hub.stream(f"graphql {caller.subject}", wish) as stream:
+            news = self._told(stream, topics[0]) if told else self._asked(stream, caller, *topics)
+            async with aclosing(news):
+                async for found in news:
+                    yield found
+
+    async def _told(self, stream: Stream, topic: Topic) -> AsyncGenerator[tuple[Topic, Any]]:
+        while True:
+            stream.awake.clear()
+            body = b"" if stream.over else await stream.due()
+            for data in _data(body, topic.kind):
+                yield topic, data
+            if not body:
+                if stream.over == "slow":
+                    raise too_slow()
+                if stream.over:
+                    return
+                await stream.awake.wait()
+
+    async def _asked(self, stream: Stream, caller: Caller, *topics: Topic) -> AsyncGenerator[tuple[Topic, Any]]:
+        async with aclosing(self._polled.listen(caller, *topics)) as polled:
+            end = asyncio.ensure_future(stream.awake.wait())
+            coming: asyncio.Future[tuple[Topic, Any]] | None = None
+            try:
+                while not stream.over:
+                    coming = coming or asyncio.ensure_future(anext(polled))
+                    both: list[asyncio.Future[Any]] = [coming, end]
+                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                    if coming.done():
+                        yield coming.result()
+                        coming = None
+            finally:
+                end.cancel()
+                if coming is not None:
+                    coming.cancel()
+                    await asyncio.wait([coming])
+
+
+def _data(body: bytes, kind: Kind) -> Iterator[Any]:
+    """What events of a kind hold, of whole server-sent events as the hub makes them."""
+    for block in body.split(b"\n\n"):
+        lines = block.split(b"\n")
+        if lines[0] == b"event: " + kind.encode():
+            yield orjson.loads(b"".join(line[6:] for line in lines if line.startswith(b"data: ")))
+
+
+def too_slow() -> Problem:
+    """429: something would have had to be left out."""
+    return Problem(429, "too-slow", "The subscription was read too slowly and has ended: subscribe again.")
 
 
 class Seats:

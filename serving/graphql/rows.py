@@ -27,6 +27,7 @@ from serving.graphql.context import Context
 from serving.graphql.scalars import JSON, Date, DateTime, Long
 from serving.problems import Problem
 from serving.reads import age_s
+from serving.rest import columns
 from serving.service import Page, now
 
 QUERY_WEIGHT = 20
@@ -249,25 +250,22 @@ class Rows:
         return find(self.name)
 
 
-def rows(name: str, called: str, said: str, columns: Mapping[str, str]) -> Rows:
+def rows(name: str, called: str, said: str) -> Rows:
     """The types of a table.
 
     Args:
         name: of the table, ``layer.name``.
         called: the type of one row.
         said: the rows, as descriptions name them.
-        columns: what each column holds; the table has exactly these.
     """
     table = find(name)
-    if list(columns) != table.table.schema.names:
-        raise TypeError(f"{name} has the columns {table.table.schema.names}: describe each of them, in order")
     key = set(table.table.key)
     kinds = {field.name: _kind(field.dataType) for field in table.table.schema}
     node: dict[str, Any] = {"__annotations__": {}, "__module__": __name__}
     filters: dict[str, Any] = {"__annotations__": {}, "__module__": __name__}
     orders: dict[str, Any] = {}
-    for column, meaning in columns.items():
-        kind = kinds[column]
+    for column, kind in kinds.items():
+        meaning = columns.meaning(name, column)
         node["__annotations__"][column] = kind if column in key else kind | None
         node[column] = strawberry.field(description=meaning)
         if table.comparable(column):

@@ -260,7 +260,7 @@ class Subscription:
 
 
 async def _listening(info: Asked, *topics: Topic) -> AsyncIterator[Any]:
-    listening = info.context.platform.source.listen(*topics)
+    listening = info.context.platform.source.listen(info.context.caller, *topics)
     try:
         async for found in listening:
             yield found

@@ -25,114 +25,15 @@ Asked = Info[Context, None]
 
 # --- tables whose rows have a type -----------------------------------------------------------------------------------
 
-ACTIVITY = rows.rows(
-    "gold.activity_minute", "ActivityMinute", "events and users a minute",
-    {
-        "window_start": "The minute.",
-        "event_type": "visit, view, like, unlike, comment, share, bookmark, follow, search or post.",
-        "events": "Events of the type in the minute.",
-        "users": "Users who had any.",
-    },
-)  # fmt: skip
-ENGAGEMENT = rows.rows(
-    "gold.post_engagement_daily", "PostEngagementDay", "what posts drew a day",
-    {
-        "date": "The day, UTC.",
-        "post_id": "The post.",
-        "views": "Views.",
-        "likes": "Likes less unlikes; may be negative.",
-        "comments": "Comments.",
-        "shares": "Shares.",
-        "bookmarks": "Bookmarks.",
-        "users": "Users with any event of the post.",
-    },
-)  # fmt: skip
-USER_DAYS = rows.rows(
-    "gold.user_activity_daily", "UserActivityDay", "what users did a day",
-    {
-        "date": "The day, UTC.",
-        "user_id": "The user.",
-        "events": "Events.",
-        "sessions": "Distinct sessions.",
-        "posts": "Posts written.",
-        "first_at": "The first event.",
-        "last_at": "The last event.",
-    },
-)  # fmt: skip
-HEALTH = rows.rows(
-    "gold.service_health_minute", "ServiceHealthMinute", "requests of services a minute",
-    {
-        "window_start": "The minute.",
-        "service": "The service.",
-        "requests": "Requests.",
-        "errors": "Requests answered with 500 or above.",
-        "error_rate": "Errors by requests.",
-        "p50_ms": "Median duration.",
-        "p95_ms": "95th percentile of durations.",
-        "p99_ms": "99th percentile of durations.",
-    },
-)  # fmt: skip
-UTILIZATION = rows.rows(
-    "gold.host_utilization_minute", "HostUtilizationMinute", "metrics of hosts a minute",
-    {
-        "window_start": "The minute.",
-        "host": "The host.",
-        "metric": "The metric, by its dotted path, such as system.cpu.total.norm.pct.",
-        "avg": "The mean.",
-        "max": "The greatest.",
-        "samples": "Values.",
-    },
-)  # fmt: skip
-ANOMALIES = rows.rows(
-    "gold.anomalies", "Anomaly", "unusual values",
-    {
-        "series": "What was watched.",
-        "time": "When.",
-        "value": "What was measured.",
-        "expected": "What the model had expected.",
-        "score": "How unusual, from 0 to 1.",
-        "model_version": "The version of the model.",
-    },
-)  # fmt: skip
-FORECASTS = rows.rows(
-    "gold.forecasts", "Forecast", "expected values",
-    {
-        "series": "What is foretold.",
-        "time": "For when.",
-        "mean": "The expected value.",
-        "lo": "The lower end of the interval.",
-        "hi": "The upper end of the interval.",
-        "model_version": "The version of the model.",
-        "made_at": "When it was foretold.",
-    },
-)  # fmt: skip
-RECOMMENDATIONS = rows.rows(
-    "gold.recommendations", "BatchRecommendation", "recommendations of the newest batch",
-    {
-        "user_id": "The user; a pseudonym without `read:pii`.",
-        "rank": "The place, from 1 on.",
-        "post_id": "The post.",
-        "score": "How well it suits; comparable for one user alone.",
-        "model_version": "The version of the model.",
-        "at": "When it was made.",
-    },
-)  # fmt: skip
-DECISIONS = rows.rows(
-    "ops.promotions", "ModelDecision", "decisions on versions of models",
-    {
-        "id": "The decision.",
-        "model": "The model.",
-        "version": "The version that was decided on.",
-        "action": "What was done.",
-        "previous": "The version that answered before.",
-        "who": "Who decided.",
-        "why": "Why.",
-        "reasons": "The gate's reasons.",
-        "measured": "What the gate measured, as JSON text.",
-        "data": "Versions of the tables it was trained on.",
-        "decided_at": "When.",
-    },
-)  # fmt: skip
+ACTIVITY = rows.rows("gold.activity_minute", "ActivityMinute", "events and users a minute")
+ENGAGEMENT = rows.rows("gold.post_engagement_daily", "PostEngagementDay", "what posts drew a day")
+USER_DAYS = rows.rows("gold.user_activity_daily", "UserActivityDay", "what users did a day")
+HEALTH = rows.rows("gold.service_health_minute", "ServiceHealthMinute", "requests of services a minute")
+UTILIZATION = rows.rows("gold.host_utilization_minute", "HostUtilizationMinute", "metrics of hosts a minute")
+ANOMALIES = rows.rows("gold.anomalies", "Anomaly", "unusual values")
+FORECASTS = rows.rows("gold.forecasts", "Forecast", "expected values")
+RECOMMENDATIONS = rows.rows("gold.recommendations", "BatchRecommendation", "recommendations of the newest batch")
+DECISIONS = rows.rows("ops.promotions", "ModelDecision", "decisions on versions of models")
 
 
 # --- any table -------------------------------------------------------------------------------------------------------

@@ -150,6 +150,11 @@ _OF: Mapping[str, tuple[str, Any]] = {
 """Where a table means something else by a name."""
 
 
+def meaning(table: str, column: str) -> str:
+    """What a column of a table holds."""
+    return (_OF.get(f"{table}.{column}") or COLUMNS.get(column) or ("", None))[0]
+
+
 def component(table: str) -> str:
     """The name of a table's schema: ``gold.activity_minute`` -> ``GoldActivityMinute``."""
     return "".join(word.capitalize() for word in table.replace(".", "_").split("_"))

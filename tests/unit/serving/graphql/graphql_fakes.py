@@ -18,6 +18,7 @@ from serving.auth import Caller, issue
 from serving.graphql import http
 from serving.graphql.limits import Limits
 from serving.graphql.live import Source
+from serving.live.hub import Hub
 from serving.predictions import Predictions
 from serving.problems import Problem
 from serving.recommend import Recommendations
@@ -215,6 +216,7 @@ async def serving(
     stores: Stores | None = None,
     limits: Limits | None = None,
     source: Source | None = None,
+    streams: Hub | None = None,
 ) -> AsyncIterator[Api]:
     """An application with GraphQL alone."""
     stores, lake, app = stores or Stores(), CountedLake(settings), FastAPI()
@@ -225,7 +227,7 @@ async def serving(
     app.include_router(
         http.router(
             service, Recommendations(settings, stores), Predictions(settings), settings,  # type: ignore[arg-type]
-            auth.anyone(KEYS), auth.Tokens(KEYS).check, source, limits,
+            auth.anyone(KEYS), auth.Tokens(KEYS).check, streams, source, limits,
         )
     )  # fmt: skip
     async with made:

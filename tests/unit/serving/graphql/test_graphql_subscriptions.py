@@ -15,12 +15,15 @@ from event_source import EventSource
 from graphql_fakes import EVERYTHING, NOON, READ, TRUSTED, Api, Stores, serving, token
 
 from lakehouse.settings import Settings
+from serving.auth import Caller
 from serving.graphql import http, live, sockets
 from serving.graphql.live import Listener, Polled, Seats, Topic
+from serving.live.hub import Hub, Record
 from serving.problems import Problem
 
 pytestmark = pytest.mark.anyio
 WAIT_S = 5.0
+CALLER = Caller("tester", frozenset(READ))
 
 
 class Told:
@@ -30,7 +33,7 @@ class Told:
         self.listeners: list[tuple[tuple[Topic, ...], Listener]] = []
         self.came = asyncio.Event()
 
-    async def listen(self, *topics: Topic) -> AsyncIterator[tuple[Topic, Any]]:
+    async def listen(self, caller: Caller, *topics: Topic) -> AsyncIterator[tuple[Topic, Any]]:
         listener = Listener()
         self.listeners.append((topics, listener))
         self.came.set()
@@ -309,7 +312,7 @@ async def test_polled_states_come_first_and_then_as_they_change_asked_once_for_e
     stores, snapshots = Stores(), Snapshots()
     polled = Polled(stores, snapshots, every_s=0.001)  # type: ignore[arg-type]
     topics = (Topic("live"), Topic("table", "gold.x"))
-    one, two = polled.listen(*topics), polled.listen(Topic("live"))
+    one, two = polled.listen(CALLER, *topics), polled.listen(CALLER, Topic("live"))
     async with asyncio.timeout(WAIT_S):
         first = dict([await anext(one), await anext(one)])
         assert first == {topics[0]: stores.site_now, topics[1]: {"name": "gold.x", "version": 1, "at": NOON}}
@@ -332,7 +335,7 @@ async def test_polled_notifications_are_those_that_come_after_each_once() -> Non
     rows = [{"id": str(n), "user_id": "u1", "at": f"2026-11-24T12:00:0{n}Z"} for n in range(6)]
     stores.told["u1"] = rows[:2]
     polled = Polled(stores, Snapshots(), every_s=0.001)  # type: ignore[arg-type]
-    listening = polled.listen(Topic("notification", "u1"))
+    listening = polled.listen(CALLER, Topic("notification", "u1"))
     first = asyncio.ensure_future(anext(listening))
     async with asyncio.timeout(WAIT_S):
         while len(stores.asked) < 2:
@@ -349,7 +352,7 @@ async def test_a_store_that_was_away_is_followed_again() -> None:
     stores = Stores()
     stores.away = {"redis"}
     polled = Polled(stores, Snapshots(), every_s=0.001)  # type: ignore[arg-type]
-    listening = polled.listen(Topic("live"))
+    listening = polled.listen(CALLER, Topic("live"))
     first = asyncio.ensure_future(anext(listening))
     async with asyncio.timeout(WAIT_S):
         while len(stores.asked) < 3:
@@ -367,6 +370,88 @@ async def test_alerts_need_a_source_that_knows_them(api: Api) -> None:
         headers=EVERYTHING | {"Accept": "text/event-stream"},
     )
     assert (answer.status_code, answer.json()["errors"][0]["extensions"]["code"]) == (503, "no-alerts")
+
+
+# --- the hub of the stream -------------------------------------------------------------------------------------------
+
+
+class Wordings:
+    """Everything that is told ``ops`` is an alert."""
+
+    def alert(self, user_id: str) -> bool:
+        return user_id == "ops"
+
+    def data(self, value: bytes, alert: bool, masked: bool) -> bytes:
+        return orjson.dumps(orjson.loads(value) | ({"text": None} if masked else {}))
+
+
+def record(offset: int, user: str, text: str) -> Record:
+    row = {"id": str(offset), "user_id": user, "at": "2026-11-24T12:00:00Z", "text": text, "rule": "r\n\nr"}
+    return Record(0, offset, user, orjson.dumps(row))
+
+
+@asynccontextmanager
+async def hubbed(lake: Settings) -> AsyncIterator[tuple[Api, Hub]]:
+    hub = Hub(Wordings())
+    hub.begin(b"mark", [0], [0])
+    hub.caught_up()
+    async with serving(lake, streams=hub) as api:
+        yield api, hub
+    await hub.close()
+
+
+async def heard(hub: Hub, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while hub.streams != count:
+            await asyncio.sleep(0.001)
+
+
+async def test_the_hub_tells_counters_alerts_and_notifications_each_to_whom_they_are_for(lake: Settings) -> None:
+    async with hubbed(lake) as (api, hub):
+        site, alerts, other = (
+            Stream(api, query, headers)
+            for query, headers in (
+                (LIVE, EVERYTHING),
+                ("subscription { alerts { rule text } }", EVERYTHING),
+                ('subscription { notifications(user: "u1") { id text userId } }', TRUSTED),
+            )
+        )
+        hub.show("live", SITE)
+        for stream in (site, alerts, other):
+            assert (await stream.start())[0] == 200
+        await heard(hub, 3)
+        assert (await site.events(1))[0][1]["data"]["live"]["activeUsers"] == 3
+        await asyncio.sleep(0.01)  # until they know where in the topic they are
+        hub.take(
+            [record(0, "u1", "one"), record(1, "ops", "two"), record(2, "u2", "three"), record(3, "u1", "four")], {0: 4}
+        )
+        assert (await alerts.events(1))[0][1] == {"data": {"alerts": {"rule": "r\n\nr", "text": None}}}
+        found = [answer["data"]["notifications"] for _, answer in await other.events(2)]
+        assert found == [{"id": n, "text": text, "userId": "u1"} for n, text in (("0", "one"), ("3", "four"))]
+        hub.show("live", SITE | {"active_users": 7})
+        assert (await site.events(1))[0][1]["data"]["live"]["activeUsers"] == 7
+        for stream in (site, alerts, other):
+            await stream.end()
+        await heard(hub, 0)
+
+
+async def test_subscriptions_end_when_the_process_does_and_none_begins(lake: Settings) -> None:
+    async with hubbed(lake) as (api, hub):
+        streams = [Stream(api, query) for query in (
+            LIVE, "subscription { alerts { rule } }", "subscription { trending(first: 1) { rank } }",
+            'subscription { tableVersions(names: ["gold.activity_minute"]) { name version } }',
+        )]  # fmt: skip
+        for stream in streams:
+            await stream.start()
+        await heard(hub, 4)
+        assert (await streams[2].events(1))[0][1] == {"data": {"trending": [{"rank": 1}]}}
+        version = {"name": "gold.activity_minute", "version": 0}
+        assert (await streams[3].events(1))[0][1] == {"data": {"tableVersions": version}}
+        hub.end()
+        for stream in streams:
+            assert await stream.events(1) == [("complete", None)]
+        headers = EVERYTHING | {"Accept": "text/event-stream"}
+        assert (await api.client.post("/graphql", json={"query": LIVE}, headers=headers)).status_code == 503
 
 
 # --- WebSockets ------------------------------------------------------------------------------------------------------
