@@ -90,8 +90,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         operation["summary"] = words.partition("\n")[0].partition(". ")[0].rstrip(".").replace("``", "`")
         operation["description"] = words.replace("``", "`")
         for parameter in operation.get("parameters", []):
-            parameter["schema"] = _given(parameter["schema"])
-            parameter["schema"].pop("description", None)
+            schema = _given(parameter["schema"])
+            parameter["schema"] = {name: value for name, value in schema.items() if name != "description"}
         links = LINKS.get(operation["operationId"], {})
         if links:
             operation["responses"]["200"]["links"] = {

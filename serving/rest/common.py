@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote
 
-from fastapi import Path, Request, Response
+from fastapi import Depends, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serving import formats
 from serving.ask import Ask, Condition, ask, wrong
@@ -20,6 +24,16 @@ from serving.service import LARGEST_PAGE, MOST_ROWS, Service, now
 
 RFC3339 = "RFC 3339 with offset, or a date for its midnight, UTC."
 Time = Annotated[str | None, Field(max_length=40, examples=["2026-01-31T12:00:00Z"])]
+_digits = re.compile("-?[0-9]{1,18}").fullmatch
+"""Pydantic takes ``1_000`` and blanks, too."""
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str) and not _digits(value):
+        raise ValueError("it is not a whole number")
+    return value
+
+
 Columns = Annotated[str | None, Field(max_length=1000)]
 
 
@@ -43,11 +57,13 @@ class Wanted(BaseModel):
         None, alias="to", description=f"The first time that is no longer wanted. {RFC3339} Of tables by day every day "
         "counts that the span touches.",
     )  # fmt: skip
-    limit: int = Field(
-        100, ge=1, le=MOST_ROWS, description=f"Rows; more than {LARGEST_PAGE} come as a stream, and not as JSON."
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS), BeforeValidator(_whole)] = Field(
+        100, description=f"Rows; more than {LARGEST_PAGE} come as a stream, and not as JSON."
     )
     cursor: str | None = Field(None, max_length=4096, description="`next` of the page before.")
-    version: int | None = Field(None, ge=0, le=2**53, description="Of the table, to travel back in time.")
+    version: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] | None = Field(
+        None, description="Of the table, to travel back in time."
+    )
 
     def of(self, table: str, caller: Caller, *where: Condition) -> Ask:
         """The question to a table."""
@@ -55,6 +71,51 @@ class Wanted(BaseModel):
             find(table), caller, filters=self.filters, where=where, select=self.select, order=self.order,
             since=self.since, until=self.until, limit=self.limit, version=self.version,
         )  # fmt: skip
+
+
+def _parameters() -> list[dict[str, Any]]:
+    """What :class:`Wanted` takes, in OpenAPI's words."""
+    fields = Wanted.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema["description"]}
+        for name, schema in fields.items()
+    ]
+
+
+ASKED = {"parameters": _parameters()}
+"""``openapi_extra`` of a collection over a table."""
+MOST_KEPT = 1000
+"""Characters of a query that is read once, however often it comes."""
+
+
+async def wanted(request: Request) -> Wanted:
+    """The parameters of a request. FastAPI's own way to them takes as long as all the rest of a cached answer.
+
+    Raises:
+        RequestValidationError: they are not as documented, or one is there twice.
+    """
+    query = request.scope["query_string"]
+    return _kept(query) if len(query) <= MOST_KEPT else _read(query)
+
+
+def _read(query: bytes) -> Wanted:
+    given: dict[str, Any] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name == "filter":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            twice = {"type": "twice", "loc": ("query", name), "msg": "It is there twice", "input": value}
+            raise RequestValidationError([twice])
+        else:
+            given[name] = value
+    try:
+        return Wanted.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("query", *one["loc"])} for one in error.errors()]) from None
+
+
+_kept = lru_cache(4096)(_read)
+Asked = Annotated[Wanted, Depends(wanted)]
 
 
 def described(*tables: str) -> dict[int | str, dict[str, Any]]:
@@ -100,8 +161,10 @@ async def respond(service: Service, request: Request, caller: Caller, wanted: Wa
     if body.content is None:
         return Response(status_code=304, headers=headers)
     if body.next:
-        url = request.url.include_query_params(cursor=body.next)
-        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+        query = quote(request.scope["query_string"], safe="%/:?@!$&'()*+,;=~")
+        kept = [part for part in query.split("&") if part and not part.startswith("cursor=")]
+        path = quote(request.scope["path"], safe="/:@!$&'()*+,;=~")
+        headers["Link"] = f'<{path}?{"&".join([*kept, f"cursor={body.next}"])}>; rel="next"'
     if isinstance(body.content, bytes):
         return Response(body.content, 200, headers, kind)
     return StreamingResponse(body.content, 200, headers, kind)

@@ -9,7 +9,7 @@ from serving.ask import Condition
 from serving.auth import Caller
 from serving.problems import documented
 from serving.rest.answers import Collection, HostNow, LiveActivity, ServiceNow, SlowPath, TrendingPost, said
-from serving.rest.common import Wanted, answer, collection, described, path, respond
+from serving.rest.common import ASKED, Asked, answer, collection, described, path, respond
 from serving.service import Service
 
 Post = Annotated[str, path("The post.", "p00017")]
@@ -21,10 +21,9 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1", tags=["metrics"])
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]
-    rows = Annotated[Wanted, Query()]
 
-    @made.get("/activity", responses=described("gold.activity_minute"))
-    async def activity(caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/activity", responses=described("gold.activity_minute"), openapi_extra=ASKED)
+    async def activity(caller: reader, request: Request, wanted: Asked) -> Response:
         """Events and users a minute, by type of event (``gold.activity_minute``)."""
         return await respond(service, request, caller, wanted, wanted.of("gold.activity_minute", caller))
 
@@ -49,8 +48,8 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         part = f"device:{device}" if device else f"referrer:{referrer}" if referrer else None
         return collection(await service.reads.trending(part, limit))
 
-    @made.get("/posts/{post}/engagement", responses=described("gold.post_engagement_daily"))
-    async def engagement(post: Post, caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/posts/{post}/engagement", responses=described("gold.post_engagement_daily"), openapi_extra=ASKED)
+    async def engagement(post: Post, caller: reader, request: Request, wanted: Asked) -> Response:
         """What a post drew, a day (``gold.post_engagement_daily``)."""
         question = wanted.of("gold.post_engagement_daily", caller, Condition("post_id", "eq", post))
         return await respond(service, request, caller, wanted, question)
@@ -61,8 +60,8 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         found, snapshot = await measures.newest_of_services(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
-    @made.get("/services/{name}/health", responses=described("gold.service_health_minute"))
-    async def health(name: Named, caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/services/{name}/health", responses=described("gold.service_health_minute"), openapi_extra=ASKED)
+    async def health(name: Named, caller: reader, request: Request, wanted: Asked) -> Response:
         """Requests, errors and durations of a service, a minute."""
         question = wanted.of("gold.service_health_minute", caller, Condition("service", "eq", name))
         return await respond(service, request, caller, wanted, question)
@@ -88,19 +87,19 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         found, snapshot = await measures.newest_of_hosts(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
-    @made.get("/hosts/{name}/utilization", responses=described("gold.host_utilization_minute"))
-    async def utilization(name: Host, caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/hosts/{name}/utilization", responses=described("gold.host_utilization_minute"), openapi_extra=ASKED)
+    async def utilization(name: Host, caller: reader, request: Request, wanted: Asked) -> Response:
         """A host's metrics, a minute; ``filter=metric:eq:system.cpu.total.norm.pct`` for one of them."""
         question = wanted.of("gold.host_utilization_minute", caller, Condition("host", "eq", name))
         return await respond(service, request, caller, wanted, question)
 
-    @made.get("/anomalies", responses=described("gold.anomalies"))
-    async def anomalies(caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/anomalies", responses=described("gold.anomalies"), openapi_extra=ASKED)
+    async def anomalies(caller: reader, request: Request, wanted: Asked) -> Response:
         """What was unusual (``gold.anomalies``)."""
         return await respond(service, request, caller, wanted, wanted.of("gold.anomalies", caller))
 
-    @made.get("/forecasts", responses=described("gold.forecasts"))
-    async def forecasts(caller: reader, request: Request, wanted: rows) -> Response:
+    @made.get("/forecasts", responses=described("gold.forecasts"), openapi_extra=ASKED)
+    async def forecasts(caller: reader, request: Request, wanted: Asked) -> Response:
         """What is expected (``gold.forecasts``)."""
         return await respond(service, request, caller, wanted, wanted.of("gold.forecasts", caller))
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from serving import auth
 from serving.auth import Caller
@@ -10,7 +10,7 @@ from serving.catalog import Readable, catalog, find
 from serving.problems import Problem, documented
 from serving.reads import age_s
 from serving.rest.answers import Collection, Table, TableNow, said
-from serving.rest.common import Wanted, answer, collection, described, path, respond
+from serving.rest.common import ASKED, Asked, answer, collection, described, path, respond
 from serving.service import Service, now
 
 Name = Annotated[str, path("`layer.name` of the table.", "gold.activity_minute")]
@@ -41,8 +41,8 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         state = {"version": snapshot.version, "rows": snapshot.rows, "bytes": snapshot.bytes, "at": snapshot.at}
         return answer(_described(readable, caller) | state | {"age_s": age_s(snapshot.at, now())})
 
-    @made.get("/{name}/rows", responses=described(*catalog()))
-    async def rows(name: Name, caller: reader, request: Request, wanted: Annotated[Wanted, Query()]) -> Response:
+    @made.get("/{name}/rows", responses=described(*catalog()), openapi_extra=ASKED)
+    async def rows(name: Name, caller: reader, request: Request, wanted: Asked) -> Response:
         """Rows of a table, the newest first."""
         return await respond(service, request, caller, wanted, wanted.of(name, caller))
 

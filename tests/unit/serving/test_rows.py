@@ -238,7 +238,7 @@ async def test_every_format_says_the_same(lake: Settings) -> None:
 async def test_names_that_are_no_table_are_404(lake: Settings, name: str) -> None:
     async with client(lake) as api:
         for path in (f"/v1/tables/{name}", f"/v1/tables/{name}/rows"):
-            assert (await api.get(path, headers=READER)).status_code in (404, 405)
+            assert (await api.get(path, headers=READER)).status_code in (404, 405, 422)
 
 
 async def test_reads_of_personal_data_are_recorded_cached_or_not_and_others_are_not(lake: Settings) -> None:
@@ -294,3 +294,36 @@ async def test_a_lake_that_is_not_there_is_said_within_bounds(tmp_path: Path) ->
         answer = await api.get("/v1/activity", headers=READER)
         assert (answer.status_code, answer.json()["store"]) == (503, "hdfs")
         assert (await api.get("/v1/activity/live", headers=READER)).json()["store"] == "redis"
+
+
+async def test_a_link_leads_to_the_next_page_whatever_was_asked(lake: Settings) -> None:
+    rows = [{"window_start": NOON + timedelta(minutes=n), "service": "서비스 é", "requests": n} for n in range(3)]
+    write(lake, "gold.service_health_minute", rows)
+    async with client(lake) as api:
+        path = "/v1/services/서비스 é/health?limit=1&select=requests&filter=service:ne:a>b%26c"
+        found = []
+        while path:
+            answer = await api.get(path, headers=READER)
+            assert answer.status_code == 200, answer.text
+            found += [row["requests"] for row in answer.json()["data"]]
+            path = answer.links["next"]["url"] if "next" in answer.links else ""
+            assert path.count("cursor=") <= 1
+    assert found == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=1&limit=2", "limit"), ("fitler=a:eq:1", "fitler"), ("limit=0", "limit"), ("limit=x", "limit"),
+        ("limit=1e3", "limit"), ("limit=1000001", "limit"), ("version=-1", "version"), ("version=1.5", "version"),
+        ("&".join(["filter=events:gt:0"] * 21), "filter"), ("select=" + "x" * 1001, "select"),
+        ("from=" + "x" * 41, "from"), ("cursor=" + "x" * 4097, "cursor"), ("limit=", "limit"), ("=1", ""),
+        ("filter=events:gt:0'--", "filter"), ("limit=%00", "limit"), ("limit=٣", "limit"), ("limit=1_000", "limit"),
+    ],
+)  # fmt: skip
+async def test_a_parameter_that_is_wrong_is_named(lake: Settings, query: str, named: str) -> None:
+    async with client(lake) as api:
+        for _ in range(2):
+            answer = await api.get(f"/v1/activity?{query}", headers=READER)
+            assert answer.status_code == 422, answer.text
+            assert answer.json()["reasons"][0]["pointer"].startswith(f"/query/{named}")
