@@ -73,12 +73,19 @@ class Cache:
         self._rests_until = 0.0
         self.hits = self.misses = 0
 
+    def at_hand(self, key: str) -> Kept | None:
+        """The answer of a key if it is in this process."""
+        found = self._at_hand.get(key)
+        if found is None or self._clock() >= found[0]:
+            return None
+        self._at_hand.move_to_end(key)
+        return found[1]
+
     async def get(self, key: str, make: Callable[[], Awaitable[Kept]]) -> Kept:
         """The answer of a key, made if it is not there; an error of ``make`` is everybody's who waits for it."""
-        if (found := self._at_hand.get(key)) is not None and self._clock() < found[0]:
-            self._at_hand.move_to_end(key)
+        if (found := self.at_hand(key)) is not None:
             self.hits += 1
-            return found[1]
+            return found
         if (waiting := self._making.get(key)) is None:
             # It is made to the end even if the first who asked goes away: others may wait for it.
             waiting = self._making[key] = asyncio.ensure_future(self._find(key, make))

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
@@ -41,6 +42,10 @@ KEPT_BYTES, LARGEST_KEPT, PAGE_BYTES = 8 * 1024 * 1024, 32 * 1024, 8 * 1024
 when they are asked for, rows take about ten times as much."""
 STREAM_S = 300.0
 """How long an answer that comes as a stream may take."""
+LAGS_S = 1.0
+"""For how long after a table has moved answers of its version before are given, while those of the new one are made."""
+MOST_ANSWERED = 2000
+"""Questions of which the newest answer is remembered."""
 STREAMS = 2
 """Of them at a time: they last as long as their readers take, and nobody else should wait for that."""
 STALLED_S = 30.0
@@ -116,6 +121,8 @@ class Service:
         self._making: dict[str, asyncio.Future[Page]] = {}
         self._pages, self._others = (asyncio.Semaphore(settings.api.queries) for _ in range(2))
         self._streams = asyncio.Semaphore(STREAMS)
+        self._answered: OrderedDict[str, tuple[str, Snapshot]] = OrderedDict()
+        self._soon: dict[str, asyncio.Future[Kept]] = {}
 
     async def close(self) -> None:
         """Let go of the lake, the stores and the cache."""
@@ -144,7 +151,7 @@ class Service:
         """One page of rows; ``recorded`` is false where the route itself keeps that it was read."""
         snapshot = await self.snapshot(question.table, caller, question.version)
         page = await self._kept_page(
-            _etag(caller, question, snapshot, "page"),
+            _etag(_asked(caller, question, "page"), snapshot),
             lambda: self.thread(lambda: self._page(caller, question, snapshot), snapshot.name),
         )
         if recorded:
@@ -160,7 +167,7 @@ class Service:
         the cursors of its page are good for that.
         """
         snapshot = await self.snapshot(question.table, caller, question.version)
-        keys = {value: _etag(caller, of_one(question, column, value), snapshot, "page") for value in values}
+        keys = {value: _etag(_asked(caller, of_one(question, column, value), "page"), snapshot) for value in values}
         found = {value: kept for value, key in keys.items() if (kept := self._at_hand(key)) is not None}
         if missing := [value for value in keys if value not in found]:
             together = replace(question, where=(Condition(column, "in", tuple(missing)), *question.where))
@@ -211,7 +218,8 @@ class Service:
     async def body(self, caller: Caller, question: Ask, kind: str, known: str | None) -> Body:
         """The answer in a format; without content where ``known`` (``If-None-Match``) has its tag."""
         snapshot = await self.snapshot(question.table, caller, question.version)
-        etag = _etag(caller, question, snapshot, kind)
+        asked = _asked(caller, question, kind)
+        etag = _etag(asked, snapshot)
         if known is not None and _matches(known, etag):
             return Body(None, kind, etag, snapshot)
         if question.limit > LARGEST_PAGE:
@@ -223,9 +231,41 @@ class Service:
         async def make() -> Kept:
             return await self.thread(lambda: self._written(caller, question, snapshot, kind), snapshot.name)
 
-        kept = await self.cache.get(etag, make)
+        kept = self.cache.at_hand(etag)
+        moved = question.version is None and time.monotonic() - snapshot.since < LAGS_S
+        if kept is None and moved:
+            # Nobody waits for the first answer of a new version: the one before is given until it is made.
+            before = self._etag_before(asked, snapshot)
+            if before is not None and (kept := self.cache.at_hand(before[0])) is not None:
+                self._made_soon(etag, make)
+                etag, snapshot = before
+                if known is not None and _matches(known, etag):
+                    return Body(None, kind, etag, snapshot)
+        if kept is None:
+            kept = await self.cache.get(etag, make)
+        else:
+            self.cache.hits += 1
+        self._remember(asked, etag, snapshot)
         self._recorded(caller, question, kept.rows)
         return Body(kept.body, kind, etag, snapshot, kept.next)
+
+    def _remember(self, asked: str, etag: str, snapshot: Snapshot) -> None:
+        if asked in self._answered and self._answered[asked][0] == etag:
+            return
+        light = replace(snapshot, relation=snapshot.schema.empty_table())  # the rows may go when they like
+        self._answered[asked] = (etag, light)
+        self._answered.move_to_end(asked)
+        if len(self._answered) > MOST_ANSWERED:
+            self._answered.popitem(last=False)
+
+    def _etag_before(self, asked: str, snapshot: Snapshot) -> tuple[str, Snapshot] | None:
+        before = self._answered.get(asked)
+        return before if before is not None and before[1].version == snapshot.previous else None
+
+    def _made_soon(self, etag: str, make: Callable[[], Awaitable[Kept]]) -> None:
+        if etag not in self._soon:
+            self._soon[etag] = making = asyncio.ensure_future(self.cache.get(etag, make))
+            making.add_done_callback(lambda made: (self._soon.pop(etag, None), made.cancelled() or made.exception()))
 
     def _written(self, caller: Caller, question: Ask, snapshot: Snapshot, kind: str) -> Kept:
         page = self._page(caller, question, snapshot)
@@ -421,15 +461,20 @@ async def _chained(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[b
         await rest.aclose()
 
 
-def _etag(caller: Caller, question: Ask, snapshot: Snapshot, kind: str) -> str:
-    """Names an answer: the version, the question, the format, and who may see it."""
+def _asked(caller: Caller, question: Ask, kind: str) -> str:
+    """Names a question as a caller asks it, for an answer in a format; whatever the version."""
     words = repr(
         (
-            snapshot.id, question.digest(), question.limit, question.after, question.skip, kind,
+            question.digest(), question.limit, question.after, question.skip, kind,
             caller.subject, caller.user_id, sorted(caller.scopes),
         )
     )  # fmt: skip
-    short = hashlib.blake2b(words.encode(), digest_size=12).hexdigest()
+    return f"{question.table.name}.{hashlib.blake2b(words.encode(), digest_size=12).hexdigest()}"
+
+
+def _etag(asked: str, snapshot: Snapshot) -> str:
+    """Names an answer: the version, the question, the format, and who may see it."""
+    short = hashlib.blake2b(f"{asked} {snapshot.id}".encode(), digest_size=12).hexdigest()
     return f'"{snapshot.name}.{snapshot.version}.{short}"'
 
 

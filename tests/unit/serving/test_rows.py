@@ -327,3 +327,25 @@ async def test_a_parameter_that_is_wrong_is_named(lake: Settings, query: str, na
             answer = await api.get(f"/v1/activity?{query}", headers=READER)
             assert answer.status_code == 422, answer.text
             assert answer.json()["reasons"][0]["pointer"].startswith(f"/query/{named}")
+
+
+async def test_nobody_waits_for_the_first_answer_of_a_new_version(lake: Settings) -> None:
+    """A question that was asked before is answered as before until its new answer is made; others are not."""
+    path = "/v1/tables/gold.activity_minute/rows"
+    async with client(lake) as api:
+        assert (await api.get(path, headers=READER)).headers["lakehouse-table-version"] == "0"
+        minutes(lake, 5, 1)
+        limit = 200
+        while (await api.get(f"{path}?limit={limit}", headers=READER)).headers["lakehouse-table-version"] == "0":
+            limit += 1  # another question each time
+        first = await api.get(path, headers=READER)
+        version = int(first.headers["lakehouse-table-version"])
+        assert first.json()["version"] == version and len(first.json()["data"]) == 5 + version
+        await moved(api, path, "1")
+        assert (await api.get(f"{path}?version=1", headers=READER)).headers["lakehouse-table-version"] == "1"
+        for _ in range(20):  # and never back
+            assert (await api.get(path, headers=READER)).headers["lakehouse-table-version"] == "1"
+        minutes(lake, 6, 1)
+        minutes(lake, 7, 1)
+        await moved(api, path, "3")
+        assert len((await api.get(path, headers=READER)).json()["data"]) == 8
