@@ -7,19 +7,17 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from lakehouse.settings import PROJECT, Hdfs, Settings
+from lakehouse.settings import Hdfs, Settings
 from lakehouse.sources.delivery import Delivery
 from serving.problems import PROBLEM
 from serving.rest import columns
 
-FILE = PROJECT / "docs" / "openapi.json"
 DESCRIPTION = """\
 Rows of tables, what is measured, users, logs, models and their answers, and the way in for events.
 
@@ -157,9 +155,3 @@ def described() -> dict[str, Any]:
 def text() -> str:
     """The description as it is committed."""
     return json.dumps(described(), indent=1, ensure_ascii=False) + "\n"
-
-
-def write(path: Path = FILE) -> Path:
-    """Write the description."""
-    path.write_text(text())
-    return path

@@ -1,11 +1,16 @@
-"""How often each caller may ask: limits by GCRA, counted in Redis for all processes of the API together.
+"""How often each caller may ask: limits by GCRA, counted in each process and brought together in Redis.
+
+No request waits for Redis: what was used up is told it twenty times a second, and it answers with what all processes
+used. So one process limits exactly, and of several each may grant what is asked of it within 50 ms too much. While
+Redis is away each counts for itself. (A call a request was measured to cost as much processor time as a request.)
 
 The API is the only writer of ``rate:*``. A key holds the time at which its caller will have used up nothing
-(microseconds since 1970, by Redis' clock), and is gone then. While Redis is away each process counts for itself.
+(microseconds since 1970, by Redis' clock), and is gone then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import logging
@@ -27,6 +32,7 @@ from serving.auth import Caller
 from serving.problems import Problem, refuse
 
 PREFIX = "rate:"
+TELL_S = 0.05
 ANSWERS_S = 0.25
 """How long Redis may take."""
 REST_S = 5.0
@@ -62,24 +68,21 @@ def take(until_us: float, now_us: float, every_us: float, burst: int) -> tuple[T
     return Taken(True, left, (used - (burst - left - 1) * every_us) / 1e6), until + every_us
 
 
-# The same, next to the data: one round trip, and one clock for all processes.
-_TAKE = """
-local t = redis.call('time')
-local now, every, burst = t[1] * 1000000 + t[2], tonumber(ARGV[1]), tonumber(ARGV[2])
-local before = math.max(tonumber(redis.call('get', KEYS[1]) or '0'), now)
-local used = before - now
-if used + every > burst * every + 0.5 then
-  return {0, 0, math.ceil(used + every - burst * every)}
+# Adds what was used to each key; how far each is ahead of its time then. One clock for all processes.
+_TELL = """
+local t, ahead = redis.call('time'), {}
+local now = t[1] * 1000000 + t[2]
+for i, key in ipairs(KEYS) do
+  local after = math.max(tonumber(redis.call('get', key) or '0'), now) + tonumber(ARGV[i])
+  redis.call('set', key, string.format('%.3f', after), 'px', math.ceil((after - now) / 1000))
+  ahead[i] = math.ceil(after - now)
 end
-used = used + every
-redis.call('set', KEYS[1], string.format('%.3f', before + every), 'px', math.ceil(used / 1000))
-local left = math.floor(burst - used / every + 0.000001)
-return {1, left, math.ceil(used - (burst - left - 1) * every)}
+return ahead
 """
 
 
 class Turns:
-    """Gives turns, by Redis while it answers.
+    """Gives turns.
 
     Args:
         settings: where Redis is.
@@ -90,44 +93,61 @@ class Turns:
         self._client = redis.asyncio.Redis.from_url(
             settings.redis.url.get_secret_value(),
             socket_timeout=ANSWERS_S, socket_connect_timeout=ANSWERS_S, retry=Retry(NoBackoff(), 0),
-            max_connections=64,
         )  # fmt: skip
-        self._script = self._client.register_script(_TAKE)
+        self._script = self._client.register_script(_TELL)
         self._clock = clock
-        self._local: OrderedDict[str, float] = OrderedDict()
+        self._until: OrderedDict[str, float] = OrderedDict()
+        self._used: dict[str, float] = {}
         self._away_until: float | None = None
+        self._telling: asyncio.Task[None] | None = None
 
-    async def take(self, key: str, rate: Rate) -> Taken:
+    def take(self, key: str, rate: Rate) -> Taken:
         """One turn of ``key``."""
         every_us = 60e6 / rate.per_minute
-        if self._away_until is None or self._clock() >= self._away_until:
-            if self._away_until is not None:
-                self._away_until = self._clock() + REST_S  # one request finds out, the others do not wait with it
-            try:
-                return self._told(await self._script(keys=[PREFIX + key], args=[every_us, rate.burst]))
-            except (RedisError, OSError) as error:
-                self._miss(error)
-        outcome, until = take(self._local.pop(key, 0.0), self._clock() * 1e6, every_us, rate.burst)
-        self._local[key] = until
-        if len(self._local) > MOST_LOCAL:
-            self._local.popitem(last=False)
+        outcome, until = take(self._until.pop(key, 0.0), self._clock() * 1e6, every_us, rate.burst)
+        self._until[key] = until
+        if len(self._until) > MOST_LOCAL:
+            self._until.popitem(last=False)
+        if outcome.allowed:
+            self._used[key] = self._used.get(key, 0.0) + every_us
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().create_task(self._tell_on())
         return outcome
 
-    def _told(self, answer: list[int]) -> Taken:
+    async def tell(self) -> None:
+        """Tell Redis what was used up since the last time, and learn what others used."""
+        used, self._used = self._used, {}
+        if not used or (self._away_until is not None and self._clock() < self._away_until):
+            return
+        try:
+            ahead = await self._script(keys=[PREFIX + key for key in used], args=[*used.values()])
+        except (RedisError, OSError) as error:
+            if self._away_until is None:
+                _log.warning("Redis is away (%s): each process limits callers for itself", error)
+            self._away_until = self._clock() + REST_S
+            return
         if self._away_until is not None:
             self._away_until = None
-            self._local.clear()
             _log.info("Redis answers again: limits hold for all processes together")
-        allowed, left, more_us = answer
-        return Taken(bool(allowed), left, more_us / 1e6)
+        now_us = self._clock() * 1e6
+        for key, ahead_us in zip(used, ahead, strict=True):
+            if key in self._until:  # with what was used meanwhile
+                shared = now_us + ahead_us + self._used.get(key, 0.0)
+                self._until[key] = max(self._until[key], shared)
 
-    def _miss(self, error: Exception) -> None:
-        if self._away_until is None:
-            _log.warning("Redis is away (%s): each process limits callers for itself", error)
-        self._away_until = self._clock() + REST_S
+    async def _tell_on(self) -> None:
+        try:
+            while self._used:
+                await asyncio.sleep(TELL_S)
+                await self.tell()
+        finally:
+            self._telling = None
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Tell what is left, and let go of connections."""
+        if self._telling is not None:
+            self._telling.cancel()
+        await self.tell()
         await self._client.aclose()
 
 
@@ -138,7 +158,7 @@ class RateLimits:
     comes without one, or with a bad one, has that of their address, so that guessing costs no one else.
     """
 
-    def __init__(self, app: ASGIApp, turns: Any, rates: Rates) -> None:
+    def __init__(self, app: ASGIApp, turns: Turns, rates: Rates) -> None:
         self.app, self.turns, self.rates = app, turns, rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +169,7 @@ class RateLimits:
         rate: Rate = getattr(self.rates, kind)
         if not rate.per_minute:
             return await self.app(scope, receive, send)
-        taken: Taken = await self.turns.take(f"{kind}:{who}", rate)
+        taken = self.turns.take(f"{kind}:{who}", rate)
         wait = max(1, math.ceil(taken.more_in))
         told = [
             (b"ratelimit", f'"{kind}";r={taken.left};t={wait}'.encode()),

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lakehouse.settings import PROJECT
+from serving import openapi
 from serving.graphql.schema import sdl
 
 FILES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "graphql": (PROJECT / "docs" / "schema.graphql", sdl),
+    "openapi": (PROJECT / "docs" / "openapi.json", openapi.text),
 }
 """Of each description its file, and what makes it."""
 

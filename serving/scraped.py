@@ -26,7 +26,8 @@ SLOWLY_S = 30.0
 """How often what changes with a model, or costs more, is asked for."""
 _OURSELVES = Caller("lakehouse", frozenset({"admin"}))
 _DECISIONS = """
-select model, action, count(*) as decisions, max(decided_at) as at from rows group by model, action order by all
+select model, action, count(*) as decisions, max(decided_at) as at from rows
+where model is not null and action is not null group by model, action order by all
 """
 
 

@@ -36,6 +36,8 @@ from serving.served import Served, Snapshot
 
 EVERY_S = 1.0
 TRENDING = 20
+KEPT_BYTES = 16 * 1024 * 1024
+"""Of each partition's notifications, beside the setting's number."""
 MOST = 500
 """Records that are handed over at a time."""
 LOOKS_S = 15.0
@@ -240,15 +242,15 @@ class _Reader:
         starts = self._tell(self._hub.begin, mark, lows, highs, partial(self._ends, consumer, count))
         consumer.assign([TopicPartition(self._topic, partition, at) for partition, at in enumerate(starts)])
         at_end: set[int] = set()
-        told_away, looked = False, time.monotonic()
+        caught_up, told_away, looked = False, False, time.monotonic()
         while not self._stop.is_set():
-            records, at = self._taken(consumer)
-            at_end.update(at)
+            records, at, ends = self._taken(consumer)
+            at_end |= ends
             if records or at:
                 self._tell(self._hub.take, records, at)
-            if len(at_end) == count:
+            if not caught_up and len(at_end) == count:
                 self._tell(self._hub.caught_up)
-                at_end = set(range(-1, count))  # once
+                caught_up = True
             if self._away and not told_away:
                 self._tell(self._hub.store, "kafka", False, self._away)
                 told_away = True
@@ -269,11 +271,12 @@ class _Reader:
                     self._away, told_away = None, False
                     self._tell(self._hub.store, "kafka", True)
 
-    def _taken(self, consumer: Consumer) -> tuple[list[Record], dict[int, int]]:
-        """What has come, and how far partitions were read."""
+    def _taken(self, consumer: Consumer) -> tuple[list[Record], dict[int, int], set[int]]:
+        """What has come, how far partitions were read, and which of them to their end."""
         first = consumer.poll(0.25)
         records: list[Record] = []
         at: dict[int, int] = {}
+        ends: set[int] = set()
         for message in [] if first is None else [first, *consumer.consume(MOST - 1, 0)]:
             error = message.error()
             if error is None:
@@ -284,9 +287,10 @@ class _Reader:
                     self._hub.counts["passed over"] += 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 at[message.partition()] = max(at.get(message.partition(), 0), message.offset())
+                ends.add(message.partition())
             elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
                 raise KafkaException(error)
-        return records, at
+        return records, at, ends
 
     def _topic_now(self) -> tuple[bytes, int]:
         """The mark of the topic, and how many partitions it has."""
@@ -357,4 +361,6 @@ def hub(
     feeds: list[Feed] = [RedisFeed(settings), KafkaFeed(settings, topic)]
     if served is not None:
         feeds.append(TableFeed(served))
-    return Hub(ByRules(read(), pseudonym), feeds)
+    api = settings.api
+    kept, most = (api.stream_kept, KEPT_BYTES), (api.streams, api.streams_per_caller)
+    return Hub(ByRules(read(), pseudonym), feeds, kept, most)

@@ -197,16 +197,26 @@ def router(
         request: Request,
         caller: Caller = known,
         events: Annotated[
-            str | None, Query(max_length=200, description=f"Which of {', '.join(KINDS)}; all that the scopes allow.")
+            str | None,
+            Query(
+                max_length=200,
+                description=f"Which of {', '.join(KINDS)}; all that the scopes allow.",
+                examples=["live,trending"],
+            ),
         ] = None,
-        user_id: Annotated[str | None, Query(max_length=300, description="Notifications of this user alone.")] = None,
+        user_id: Annotated[
+            str | None, Query(max_length=300, description="Notifications of this user alone.", examples=["u00036"])
+        ] = None,
         last_event_id: Annotated[
             str | None, Header(max_length=MOST_CHARACTERS, description="What was had last: more follows from there on.")
         ] = None,
         since: Annotated[
             str | None,
             Query(
-                alias="last_event_id", max_length=MOST_CHARACTERS, description="For clients that cannot set the header."
+                alias="last_event_id",
+                max_length=MOST_CHARACTERS,
+                description="For clients that cannot set the header.",
+                examples=["MTcx"],
             ),
         ] = None,
     ) -> Response:

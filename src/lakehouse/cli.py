@@ -355,17 +355,6 @@ def serve(
     serve(settings.model_copy(update={"api": settings.api.model_copy(update=given)}))
 
 
-@schema.command()
-def openapi(
-    out: Annotated[Path | None, typer.Option(help="Where to write it [standard output].")] = None,
-) -> None:
-    """OpenAPI 3.1 of the REST routes; docs/openapi.json is this, and tests compare it."""
-    _from_checkout()
-    from serving.openapi import text
-
-    typer.echo(text(), nl=False) if out is None else out.write_text(text())
-
-
 @app.command()
 def token(
     scope: Annotated[
@@ -420,15 +409,26 @@ def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
         typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
 
 
+_Write = Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")]
+
+
 @schema.command("graphql")
-def schema_graphql(
-    write: Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")] = False,
-) -> None:
+def schema_graphql(write: _Write = False) -> None:
     """Print what GraphQL answers, in its schema language."""
+    _schema("graphql", write)
+
+
+@schema.command("openapi")
+def schema_openapi(write: _Write = False) -> None:
+    """Print what REST answers, as OpenAPI 3.1."""
+    _schema("openapi", write)
+
+
+def _schema(name: str, write: bool) -> None:
     _from_checkout()
     from serving import schema_files
 
-    typer.echo(f"wrote {schema_files.write('graphql')}" if write else schema_files.text("graphql"), nl=write)
+    typer.echo(f"wrote {schema_files.write(name)}" if write else schema_files.text(name), nl=write)
 
 
 @app.command()

@@ -73,12 +73,13 @@ class JsonLines(logging.Formatter):
         """The line, without its end."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         found = {
-            **{name: self._plain(value) for name, value in {**_about.get(), **getattr(record, "about", {})}.items()},
             "time": at.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": self._text(record.getMessage()),
         }
+        for name, value in {**_about.get(), **getattr(record, "about", {})}.items():
+            found.setdefault(name, self._plain(value))
         if record.exc_info:
             found["error"] = self._text(self.formatException(record.exc_info))
         if record.stack_info:

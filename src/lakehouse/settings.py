@@ -146,6 +146,12 @@ class Api(_Part):
     """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
     delivery_timeout: timedelta = timedelta(seconds=10)
     """How long a request waits for the broker's acknowledgement before it is answered with 503."""
+    streams: int = Field(default=500, ge=1)
+    """Most open streams (``/v1/stream``) of a process."""
+    streams_per_caller: int = Field(default=10, ge=1)
+    """Most of them of one subject, or of one user of an application's tokens."""
+    stream_kept: int = Field(default=5_000, ge=1)
+    """Newest notifications of each partition from which a stream can be resumed without a gap."""
     metrics_token: SecretStr | None = Field(default=None, min_length=16)
     """A bearer token for ``/metrics``, for a Prometheus on another machine. Environment only."""
     queries: int = 4

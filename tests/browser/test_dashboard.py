@@ -54,6 +54,11 @@ def panel(page: Page, title: str | re.Pattern[str]) -> Locator:
     return page.locator("section.panel").filter(has=page.get_by_role("heading", name=title))
 
 
+def reaching(site: Site, route: str) -> str:
+    """A route whose range has data: of a real platform nobody knows how long ago it was last fed."""
+    return route if site.world else route.replace("range=1h", "range=24h")
+
+
 def sideways(page: Page) -> int:
     """How many pixels the page can be moved sideways."""
     found: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
@@ -65,7 +70,7 @@ def sideways(page: Page) -> int:
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_every_page_draws_its_data_and_asks_nobody_else(open_page: Open, site: Site, shot: Shot, name: str) -> None:
-    page = open_page(ROUTES[name] if site.world else ROUTES[name].replace("1h", "24h"))
+    page = open_page(reaching(site, ROUTES[name]))
     settled(page)
     expect(page.get_by_role("heading", level=1)).to_have_text(ENGLISH[list(ROUTES).index(name)])
     expect(page.locator(".panel .trouble")).to_have_count(0)
@@ -97,8 +102,8 @@ def test_every_page_fits_every_screen_theme_and_language(
         shot(page, f"{name}-{theme}-{width}-{language[:2]}")
 
 
-def test_a_chart_tells_its_numbers_in_words_and_as_a_table(open_page: Open) -> None:
-    page = open_page("services?range=1h&service=notify")
+def test_a_chart_tells_its_numbers_in_words_and_as_a_table(open_page: Open, site: Site) -> None:
+    page = open_page(reaching(site, "services?range=1h&service=notify"))
     settled(page)
     chart = panel(page, "Response times: notify")
     expect(chart.get_by_role("slider")).to_have_attribute(
@@ -107,7 +112,7 @@ def test_a_chart_tells_its_numbers_in_words_and_as_a_table(open_page: Open) -> N
     chart.get_by_text("Data table").click()
     rows = chart.locator(".numbers tbody tr")
     assert rows.count() >= 50
-    assert re.search(r"\d ms", rows.first.inner_text())
+    assert len(re.findall(r"\d ms", chart.locator(".numbers tbody").inner_text())) >= 20
 
 
 def test_hosts_show_what_is_expected_and_mark_what_was_unusual(open_page: Open, world: World) -> None:
@@ -295,6 +300,8 @@ def test_what_was_seen_stays_when_asking_again_fails(open_page: Open, world: Wor
     page = open_page("users?user=u00042")
     told = panel(page, "Notifications")
     expect(told.locator(".told li").first).to_be_visible()
+    _until(page, lambda: any(one.endswith("notification&user_id=u00042") for one in world.asked))
+    expect(page.locator(".live")).to_have_class(re.compile("live-live"))
     world.away = {"mongodb"}
     page.clock.set_fixed_time(world.now.replace(minute=world.now.minute + 1))
     world.say("notification", {"id": "n", "user_id": "u00042"})
@@ -502,7 +509,7 @@ def test_times_are_of_the_readers_zone_with_utc_beside_them(open_page: Open, wor
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 375)])
-def test_axe_finds_nothing_that_bars_anybody(open_page: Open, watch: Watch, theme: str, width: int) -> None:
+def test_axe_finds_nothing_that_bars_anybody(open_page: Open, site: Site, watch: Watch, theme: str, width: int) -> None:
     if not AXE.exists():
         pytest.skip("axe-core is not here: `make dashboard` brings it")
     watch.expected = {404}  # of the user that is nobody
@@ -510,7 +517,7 @@ def test_axe_finds_nothing_that_bars_anybody(open_page: Open, watch: Watch, them
     found = {}
     page.evaluate(AXE.read_text())
     for name, route in {**ROUTES, "hosts of one": "hosts?host=web-2&range=1h", "nobody": "users?user=nobody"}.items():
-        page.evaluate("route => { location.hash = '#/' + route }", route)
+        page.evaluate("route => { location.hash = '#/' + route }", reaching(site, route))
         settled(page)
         if name == "services":
             page.locator(".numbers summary").first.click()

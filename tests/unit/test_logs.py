@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse import logs
@@ -54,6 +54,7 @@ def test_a_line_has_time_level_logger_and_message(kept: Kept) -> None:
     assert kept.last["time"].endswith("Z") and len(kept.last["time"]) == 24
 
 
+@settings(deadline=None)
 @given(st.text(), st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary()))
 def test_whatever_is_logged_is_one_json_object_on_one_line(text: str, value: Any) -> None:
     handler = Kept()

@@ -82,6 +82,7 @@ async def drain(stream: Stream) -> bytes:
 # --- on the wire -----------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.text(string.ascii_letters, min_size=1))
 def test_what_is_written_is_what_a_client_reads_whatever_lines_it_has(data: str, name: str) -> None:
     client = EventSource()
@@ -106,11 +107,13 @@ def test_a_name_or_place_that_would_be_read_as_another_field_is_refused(broken: 
 POSITIONS = st.builds(Position, st.binary(min_size=4, max_size=4), st.lists(st.integers(0, 2**63 - 1)).map(tuple))
 
 
+@settings(deadline=None)
 @given(POSITIONS)
 def test_a_position_is_read_as_it_was_written(position: Position) -> None:
     assert Position.parse(str(position)) == position
 
 
+@settings(deadline=None)
 @given(POSITIONS, st.data())
 def test_a_position_with_one_character_changed_or_cut_off_is_none(position: Position, data: st.DataObject) -> None:
     text = str(position)
@@ -121,6 +124,7 @@ def test_a_position_with_one_character_changed_or_cut_off_is_none(position: Posi
             Position.parse(broken)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_rubbish_is_no_position(text: str) -> None:
     with pytest.raises(ValueError):

@@ -100,9 +100,6 @@ ROUTES: dict[tuple[str, str], Expected] = {
     ("GET", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
     ("HEAD", "/assets/{name}"): Expected(None, "/assets/none.js", 404 if BUILT else 503),
     ("GET", "/v1/alerts"): Expected("read:metrics"),
-    ("GET", "/reports"): Expected("read:metrics"),
-    # A day without a table to tell of it is 503; what a page holds is nobody's in particular.
-    ("GET", "/reports/{name}"): Expected("read:metrics", "/reports/2026-11-26"),
 }
 SOCKETS = {("*", "/graphql")}
 """WebSockets, whose tests are their own."""

@@ -22,9 +22,10 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
+from lakehouse.logs import JsonLines
 from lakehouse.settings import PROJECT, Api, Mongo, Redis, Settings
 from serving.auth import Keys, issue, keys
-from serving.redact import HIDDEN, Redacting, secrets_of
+from serving.redact import HIDDEN, Redacting, install, secrets_of
 
 SECRET = secrets.token_hex(32)
 PASSWORDS = {name: f"pw-{name}-{secrets.token_hex(6)}" for name in ("redis", "mongo", "elastic")}
@@ -183,3 +184,19 @@ def test_a_process_that_meets_nothing_but_errors_logs_no_secret(served: tuple[st
     for secret in (SECRET, TOKEN, TOKEN.split(".")[2], other, other.split(".")[2], *PASSWORDS.values()):
         assert secret not in text
     assert not any(line.startswith("2026-11-26T00:00:00Z INFO forged") for line in log) and "\x1b" not in text
+
+
+def test_a_json_line_stays_json_when_secrets_are_taken_out_of_it() -> None:
+    secret = f'pass"word\\{secrets.token_hex(6)}'
+    stream = io.StringIO()
+    handler, root = logging.StreamHandler(stream), logging.getLogger()
+    handler.setFormatter(JsonLines())
+    before, root.handlers = root.handlers, [handler]
+    try:
+        install(Settings(api=Api(secrets={"k": SecretStr(SECRET)}), redis=Redis(url=SecretStr(f"redis://:{secret}@a"))))
+        logging.getLogger("x").warning('password=%s" and key %s of redis://:%s@a, Bearer a"b', secret, SECRET, secret)
+    finally:
+        root.handlers = before
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)["message"]
+    assert HIDDEN in found and SECRET not in found and secret.rpartition("\\")[2] not in found

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,20 +15,18 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
-import uvicorn
+import whole
 from deltalake import write_deltalake
-from fakes import KEYS, Broker, Remembered
+from fakes import KEYS
+from whole import application, nowhere, until
 
 from lakehouse.flows import TABLES
-from lakehouse.settings import Redis, Settings
-from lakehouse.sources.delivery import Delivery
+from lakehouse.settings import Settings
 from serving import service as module
-from serving.app import create_app
 from serving.auth import issue
 from serving.formats import ARROW, CSV, NDJSON
 from serving.problems import Problem
 from serving.service import STREAMS, _in_time, _turn, in_thread
-from tests.unit.local_lake import local_lake
 
 TABLE = "gold.service_health_minute"
 ROWS = 300_000
@@ -38,9 +35,7 @@ TOKEN = issue(KEYS, "reader", ["read:tables", "read:metrics"], timedelta(hours=1
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    settings = local_lake(tmp_path_factory.mktemp("lake")).model_copy(
-        update={"redis": Redis(url="redis://127.0.0.1:1/0")}
-    )
+    settings = nowhere(tmp_path_factory.mktemp("lake"))
     minutes = np.arange(ROWS)
     rows = {"window_start": pa.array(minutes * 60_000_000, pa.timestamp("us", "UTC")), "requests": minutes,
             "service": [f"service-{n % 50}" for n in minutes]}  # fmt: skip
@@ -54,27 +49,10 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @contextmanager
 def served(settings: Settings) -> Iterator[httpx2.Client]:
-    """The API behind a real server."""
-    app = create_app(settings, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=3))
-        thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        try:
-            with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as client:
-                until(lambda: server.started)
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def until(holds: Callable[[], bool], within_s: float = 20) -> None:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < within_s
-        time.sleep(0.02)
+    """A client of the API behind a real server."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with whole.served(application(settings)) as url, httpx2.Client(base_url=url, headers=headers, timeout=60) as client:
+        yield client
 
 
 def resident_mb() -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lakehouse.logs import JsonLines
@@ -50,6 +50,7 @@ def test_two_of_them_are_none() -> None:
     assert of(f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01") is None and of() is None
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @example(f"00-{TRACE}-{PARENT}-01")
 def test_whatever_the_header_is_the_answer_is_a_trace_id_or_none(text: str) -> None:

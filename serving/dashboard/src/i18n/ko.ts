@@ -64,7 +64,7 @@ export const ko: Catalogue = {
   "panel.empty": "표시할 내용이 없습니다.",
   "panel.all": "모두 보기",
   "panel.more": "더 보기",
-  "panel.fresh": "데이터 경과 {age}",
+  "panel.fresh": "{age} 전 데이터",
   "panel.stale": "마지막 조회 시각",
   "panel.cut": "최신 행만 표시됨",
 
@@ -101,7 +101,7 @@ export const ko: Catalogue = {
   "figure.errors": "오류율",
   "figure.ofRequests": "분당 요청 {n}건 중",
   "figure.slowest": "가장 느린 p95",
-  "figure.lag": "골드까지 지연",
+  "figure.lag": "골드 반영 지연",
   "figure.upToDate": "모든 토픽 최신",
   "figure.alerts": "발생 중인 경보",
   "figure.pending": "대기 {n}",

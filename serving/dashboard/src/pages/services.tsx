@@ -12,8 +12,9 @@ import { Fresh, Panel } from "../ui/panel";
 import { Bar, Scroll, Select, Spark, Time } from "../ui/parts";
 import { rangeText, useRange } from "../ui/range";
 
-/** Of requests; what alerts.yaml warns of. */
+/** Of requests, where there are enough of them to tell: what conf/alerts.yaml warns of. */
 const MANY_ERRORS = 0.05;
+const ENOUGH = 20;
 
 export function Services() {
   const range = useRange();
@@ -104,7 +105,7 @@ export function Services() {
 export function ServiceTable(props: { of: readonly Health[]; chosen?: string | null; health?: ServiceHealth | undefined }) {
   const { of, chosen, health } = props;
   const sparks = useDrawn(
-    () => new Map([...(health?.rows ?? [])].map(([name, rows]) => [name, rateOf(rows, health!)])),
+    () => new Map([...(health?.rows ?? [])].map(([name, rows]) => [name, shapeOf(rows, health!)])),
     [health],
   );
   return (
@@ -141,6 +142,7 @@ export function ServiceTable(props: { of: readonly Health[]; chosen?: string | n
         <tbody>
           {of.map((one) => {
             const bad = (one.error_rate ?? 0) >= MANY_ERRORS;
+            const spark = sparks.get(one.service);
             return (
               <tr key={one.service} class={one.service === chosen ? "chosen" : ""}>
                 <th scope="row">
@@ -158,7 +160,8 @@ export function ServiceTable(props: { of: readonly Health[]; chosen?: string | n
                 </td>
                 {chosen !== undefined && (
                   <td class="spark-cell opt">
-                    <Spark values={sparks.get(one.service) ?? []} tone={bad ? "bad" : "accent"} ceiling={0.1} />
+                    <Spark values={spark?.values ?? []} tone={spark?.bad ? "bad" : "accent"} ceiling={0.1} />
+                    {spark?.bad && <span class="hidden">{t("services.many")}</span>}
                   </td>
                 )}
                 <td class="n opt">{milliseconds(one.p50_ms)}</td>
@@ -181,6 +184,11 @@ const time = (row: Health) => row.window_start;
 /** Errors of all requests of a step: rates of minutes cannot be averaged, their parts can be added up. */
 function rateOf(rows: readonly Health[], { axis }: ServiceHealth): Column {
   return ratio(fold(axis, rows, time, (row) => row.errors, plus), fold(axis, rows, time, (row) => row.requests, plus));
+}
+
+function shapeOf(rows: readonly Health[], health: ServiceHealth): { values: Column; bad: boolean } {
+  const bad = rows.some((row) => row.requests >= ENOUGH && (row.error_rate ?? 0) >= MANY_ERRORS);
+  return { values: rateOf(rows, health), bad };
 }
 
 function marks(of: readonly Anomaly[], series: string, { axis }: ServiceHealth): Column {

@@ -287,7 +287,7 @@ function series({ kind = "line", tone = "accent", strong = true }: Line, brush: 
     default:
       return {
         ...plain,
-        stroke: brush.of(tone, strong ? 1 : 0.55),
+        stroke: brush.of(tone, strong ? 1 : 0.7),
         width: strong ? 1.75 : 1,
         points: alone(brush.of(tone)),
       };

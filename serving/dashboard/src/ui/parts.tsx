@@ -1,6 +1,6 @@
 /** What pages are put together from: times, numbers, bars, lists of choices. */
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import { age, DASH, full, moment, utc } from "../format";
 import { href } from "../route";
@@ -44,9 +44,10 @@ export function Ago({ at }: { at: When }) {
 
 /** A small line without axes, beside a number that says what matters. */
 export function Spark({ values, tone = "accent", ceiling }: { values: Column; tone?: Tone; ceiling?: number }) {
+  const path = useMemo(() => line(values, 100, 22, ceiling), [values, ceiling]);
   return (
     <svg class={`spark tone-${tone}`} viewBox="0 0 100 24" preserveAspectRatio="none" aria-hidden="true">
-      <path d={line(values, 100, 22, ceiling)} transform="translate(0 1)" />
+      <path d={path} transform="translate(0 1)" />
     </svg>
   );
 }
