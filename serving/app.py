@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator
@@ -150,5 +151,9 @@ def serve(settings: Settings) -> None:
         app = create_app(settings, keys=keys)
         scheme = "https" if settings.api.tls_certificate else "http"
         _log.info("serving on %s://%s:%s", scheme, settings.api.host, listening.getsockname()[1])
+        # What is there by now stays. Looked through with every full collection it cost a pause of some 200 ms and more,
+        # seen in the 99th percentile; without it 5 to 15 ms.
+        gc.collect()
+        gc.freeze()
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: that is no failure
         Server(uvicorn.Config(app, **listen.options(settings)), app.state.ending).run(sockets=[listening])

@@ -168,6 +168,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "http": bounded,
         "log_config": None,  # ours: one line a request, with its id
         "access_log": False,
+        "ws_max_size": 256 * 1024,  # of a message; uvicorn's own is 16 MiB
         "server_header": False,
         "proxy_headers": api.behind_proxy,  # on by default, it would believe anybody on this machine
         "forwarded_allow_ips": list(api.proxies),

@@ -102,7 +102,7 @@ def words(value: Any) -> str:
 def _conditions(given: Any, columns: Sequence[str]) -> Iterator[Words]:
     """What a filter's input says."""
     for column in columns:
-        one = getattr(given, f"{column}_")
+        one = getattr(given, f"{column}_", None)  # arrays and maps cannot be compared
         for operator in OPERATORS if one is not None else ():
             value = getattr(one, f"{operator}_", None)
             if value is not None:

@@ -259,6 +259,14 @@ async def test_models_name_the_version_that_answers_and_its_decisions(api: Api) 
     assert api.lake.questions == ["ops.promotions"]
 
 
+async def test_rows_with_arrays_and_maps_are_filtered_by_their_other_columns(api: Api) -> None:
+    nobody = "{action: {null: true}, who: {null: false}}"
+    said = await api.ask(f"{{ models {{ decisions(filter: {nobody}) {{ nodes {{ id }} }} }} }}")
+    assert [model["decisions"]["nodes"] for model in said["data"]["models"]] == [[], [], []]
+    said = await api.ask('{ models { decisions(filter: {version: {in: ["1"]}}) { nodes { id } } } }')
+    assert [model["decisions"]["nodes"] for model in said["data"]["models"]] == [[{"id": "1"}], [], []]
+
+
 async def test_a_store_that_is_away_costs_its_fields_alone(api: Api) -> None:
     api.stores.away = {"redis"}
     said = await api.ask(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from graphql import GraphQLEnumType, GraphQLInputObjectType, GraphQLObjectType, build_schema, validate_schema
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
+from lakehouse.settings import PROJECT
 from serving import schema_files
-from serving.graphql.limits import weights
+from serving.graphql.execution import Engine
+from serving.graphql.limits import Limits, weights
 from serving.graphql.schema import schema, sdl
 
 
@@ -62,3 +66,8 @@ def test_every_connection_is_one_of_relay() -> None:
     assert {name: str(field.type) for name, field in info.fields.items()} == {
         "hasNextPage": "Boolean!", "hasPreviousPage": "Boolean!", "startCursor": "String", "endCursor": "String"
     }  # fmt: skip
+
+
+def test_the_example_of_the_documentation_is_valid_and_within_the_limits() -> None:
+    (example,) = re.findall(r"```graphql\n(.*?)```", (PROJECT / "docs" / "graphql.md").read_text("utf-8"), re.DOTALL)
+    assert Engine(schema(), Limits(), 10).prepare(example, None, {"ids": ["u1", "u2"]}, False).cost < 1_000
