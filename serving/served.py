@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,7 +39,9 @@ from serving.problems import Problem
 
 LOOK_EVERY_S = 1.0
 FOLLOWED_S = 120.0
-"""For how long a table is followed after it was asked for."""
+"""For how long a table is followed after it was asked for; what is known of it stays, while there is room."""
+WARMS_S = 5.0
+"""For how long one is that nobody has asked for, so that who asks first does not wait for it to be opened."""
 AWAY_AFTER_S = 8.0
 """Without an answer of the lake for so long nothing is served of it."""
 LEAVES_S = 2.0
@@ -156,7 +158,15 @@ class Served:
 
     def held(self) -> list[Snapshot]:
         """The versions that are served now, of every table that is followed."""
-        return [known.snapshot for known in list(self._tables.values()) if known.snapshot is not None]
+        now = time.monotonic()
+        known = [one for one in list(self._tables.values()) if now - one.asked <= FOLLOWED_S]
+        return [one.snapshot for one in known if one.snapshot is not None]
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Open tables that are likely to be asked for, in the background."""
+        with self._guard:
+            for name in names:
+                self._tables.setdefault(name, _Followed(asked=time.monotonic() - FOLLOWED_S + WARMS_S))
 
     def snapshot(self, name: str, version: int | None = None) -> Snapshot:
         """The version that is served, or another one by its number. Blocks: to be called from a thread.
@@ -237,7 +247,9 @@ class Served:
         found: Future[Snapshot] = Future()
         found.set_running_or_notify_cancel()  # whoever does not wait any longer cancels nothing for the others
         known.looking, known.looked = found, time.monotonic()
-        handle, known.handle = known.handle, None
+        # A handle that was not brought up for long may miss commits that are gone from the log by now.
+        handle = known.handle if known.looked - known.answered < FOLLOWED_S else None
+        known.handle = None
         given = (name, known, handle, found)
         threading.Thread(target=self._attempt, args=given, name=f"opens {name}", daemon=True).start()
         return found
@@ -291,14 +303,12 @@ class Served:
         while not self._leaving.wait(0.1):
             now = time.monotonic()
             with self._guard:
-                for name, known in list(self._tables.items()):
-                    if now - known.asked > FOLLOWED_S and known.looking is None:
-                        del self._tables[name]
                 attempts = sum(k.looking is not None and now - k.looked < GIVEN_UP_S for k in self._tables.values())
                 due = [
                     (known.looked, name, known)
                     for name, known in self._tables.items()
-                    if now - known.looked >= (LOOK_EVERY_S if known.looking is None else GIVEN_UP_S)
+                    if now - known.asked <= FOLLOWED_S
+                    and now - known.looked >= (LOOK_EVERY_S if known.looking is None else GIVEN_UP_S)
                 ]
                 for _, name, known in sorted(due, key=lambda one: one[0])[: max(AT_A_TIME - attempts, 0)]:
                     self._start(name, known).add_done_callback(_logged(name, known.failure is not None))

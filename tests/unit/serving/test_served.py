@@ -394,3 +394,21 @@ def test_times_are_utc_whatever_the_machines_zone(lake: Settings, monkeypatch: p
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_table_that_is_warm_is_there_at_once_and_what_is_known_of_it_stays(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FOLLOWED_S", 2.0)
+    monkeypatch.setattr(module, "WARMS_S", 1.0)
+    with closing(Served(lake)) as served:
+        served.warm([TABLE, "gold.anomalies"])
+        until(lambda: bool(served.held()))
+        parts = served._tables[TABLE].parts
+        until(lambda: not served.held())  # nobody has asked
+        write(lake, TABLE, [minute(3)])
+        time.sleep(2.5)
+        assert served._tables[TABLE].parts is parts
+        assert served.snapshot(TABLE).version in (0, 1)
+        until(lambda: served.snapshot(TABLE).version == 1)
+        assert all(served._tables[TABLE].parts[path] is part for path, part in parts.items())
