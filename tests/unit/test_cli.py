@@ -9,11 +9,11 @@ from pathlib import Path
 
 import jwt
 import pytest
-from local_lake import local_lake
 from typer.testing import CliRunner, Result
 
 from lakehouse.cli import app, one_line
 from lakehouse.settings import SettingsError
+from tests.unit.local_lake import local_lake
 
 
 def lakehouse(*arguments: str, env: dict[str, str] | None = None) -> Result:

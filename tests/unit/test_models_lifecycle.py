@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_model import NOW, SIGNATURE, Means, made, promote
 
 from lakehouse import predict
 from lakehouse.predict import findings
@@ -18,6 +17,7 @@ from lakehouse.settings import Settings
 from models import lifecycle
 from models.registry import Registry, decisions
 from models.trained import ModelError
+from tests.unit.small_model import NOW, SIGNATURE, Means, made, promote
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_lake import local_lake, write
 
 from lakehouse.alerting.database import moment
 from lakehouse.alerting.facts import DAY, HOUR, MINUTE
@@ -16,6 +15,7 @@ from lakehouse.alerting.tables import Anomalies, Drift, Freshness, Health, Ledge
 from lakehouse.predict import PredictError, findings
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import TopicError
+from tests.unit.local_lake import local_lake, write
 
 from .made import NOON, RULES
 

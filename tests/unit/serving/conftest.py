@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import httpx2
 import pytest
-from fakes import AWAY, KEYS, Broker, Remembered
 
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import issue
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 
 @pytest.fixture

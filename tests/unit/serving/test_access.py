@@ -17,9 +17,7 @@ import httpx2
 import orjson
 import pyarrow as pa
 import pytest
-from fakes import AWAY, KEYS, Broker, Remembered
 from fastapi import FastAPI, Response
-from local_lake import local_lake, write
 
 from lakehouse.ops.access_log import TABLE
 from lakehouse.settings import PROJECT, Api, Settings
@@ -32,6 +30,8 @@ from serving.app import create_app
 from serving.auth import Caller, Tokens, issue
 from serving.problems import Problem
 from serving.rates import Turns
+from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 26, 12, 0, 0, 123456, tzinfo=UTC)

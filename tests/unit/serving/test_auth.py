@@ -12,12 +12,12 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
-from fakes import EVENT, KEYS
 from pydantic import SecretStr
 
 from lakehouse.settings import Api, Settings, SettingsError, load
 from serving.auth import AuthError, Caller, Keys, Tokens, issue, keys, verify
 from serving.problems import Problem
+from tests.unit.serving.fakes import EVENT, KEYS
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)

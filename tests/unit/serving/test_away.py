@@ -11,14 +11,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from fakes import KEYS, Broker, Remembered
 from pydantic import SecretStr
-from whole import SCOPES, USER, filled, token
 
 from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.catalog import catalog
+from tests.unit.serving.fakes import KEYS, Broker, Remembered
+from tests.unit.serving.whole import SCOPES, USER, filled, token
 
 pytestmark = pytest.mark.anyio
 LAKE = [

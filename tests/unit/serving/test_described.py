@@ -8,9 +8,9 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-from whole import SCOPES, USER, application, filled, served, token
 
 from serving.openapi import described
+from tests.unit.serving.whole import SCOPES, USER, application, filled, served, token
 
 schema = schemathesis.openapi.from_dict(described())
 EVERYTHING = token(*SCOPES)

@@ -19,7 +19,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fakes import KEYS
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
@@ -27,6 +26,7 @@ from lakehouse.settings import Api
 from serving.auth import Caller, Tokens, issue
 from serving.jwks import FRESH_S, KEPT_S, LARGEST, REST_S, Provider, fetcher, public_keys
 from serving.problems import Problem
+from tests.unit.serving.fakes import KEYS
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)

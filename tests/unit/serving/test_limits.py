@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from fakes import AWAY, KEYS, Broker, Remembered
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
@@ -22,6 +21,7 @@ from serving.app import create_app
 from serving.auth import Tokens, issue
 from serving.headers import name_of
 from serving.rates import Turns
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import httpx2
 import orjson
 import pytest
-from event_source import Event, EventSource
 from fastapi import FastAPI, Header
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +28,7 @@ from serving.live.hub import KINDS, Hub, Record, Stream, Wish
 from serving.live.position import Position
 from serving.live.route import EventStream, router
 from serving.live.wording import ByRules
+from tests.unit.serving.event_source import Event, EventSource
 
 pytestmark = pytest.mark.anyio
 MARK = b"abcd"

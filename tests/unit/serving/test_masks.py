@@ -10,9 +10,7 @@ from typing import Any
 import httpx2
 import pyarrow as pa
 import pytest
-from fakes import KEYS, Broker, Remembered
 from pyspark.sql import types as T
-from test_cache import Store
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Redis, Settings
@@ -22,6 +20,8 @@ from serving.auth import issue
 from serving.catalog import Masks, catalog
 from serving.formats import FORMATS, JSON
 from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.fakes import KEYS, Broker, Remembered
+from tests.unit.serving.test_cache import Store
 
 pytestmark = pytest.mark.anyio
 MARK = "SECRET"

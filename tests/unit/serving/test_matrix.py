@@ -14,10 +14,8 @@ from typing import Any, Literal
 import httpx2
 import jwt
 import pytest
-from fakes import AWAY, KEYS, Broker, Remembered
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from local_lake import local_lake, write
 
 from lakehouse.alerts import read
 from lakehouse.flows import TABLES
@@ -29,6 +27,8 @@ from serving.live.hub import Hub
 from serving.live.wording import ByRules
 from serving.pages import DIST
 from serving.problems import Problem
+from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 pytestmark = pytest.mark.anyio
 MINE, OTHER = "u1", "u2"
@@ -146,11 +146,13 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def app(lake: Settings) -> FastAPI:
+def app(lake: Settings) -> Iterator[FastAPI]:
     delivery = Delivery(lambda: Broker(), timedelta(seconds=5))
     # Streams that end by themselves, at once, of nothing.
     streams = Hub(ByRules(read(), str), lasts_s=0.001)
-    return create_app(lake, delivery, Remembered(), KEYS, reads=Away(), streams=streams)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("serving.rest.alerts.alerts_now", lambda *_: [])
+        yield create_app(lake, delivery, Remembered(), KEYS, reads=Away(), streams=streams)  # type: ignore[arg-type]
 
 
 @pytest.fixture

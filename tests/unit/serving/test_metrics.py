@@ -13,7 +13,6 @@ import httpx2
 import pytest
 import yaml
 from fastapi import APIRouter, FastAPI, Request, Response
-from platform_facts import everything, metrics, source
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -23,6 +22,7 @@ from serving import facts, problems
 from serving.auth import Caller
 from serving.metrics import Measured, Metrics, Source, router
 from serving.problems import Problem
+from tests.unit.serving.platform_facts import everything, metrics, source
 
 pytestmark = pytest.mark.anyio
 CONF = PROJECT / "conf"

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from fakes import AWAY, KEYS, Broker, Remembered
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -21,6 +20,7 @@ from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import Caller, issue
 from serving.rates import ANSWERS_S, MOST_LOCAL, REST_S, Turns, address, asker, take
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 pytestmark = pytest.mark.anyio
 SECOND = 1_000_000.0
@@ -127,6 +127,7 @@ def bearer(subject: str, scope: str = "write:events", user: str | None = None) -
 
 async def test_who_asks_too_often_is_told_when_to_come_again() -> None:
     async with served() as api:
+        assert (await api.post("/v1/events", content=b"x", headers=bearer("other"))).status_code == 415  # takes a while
         answers = [await api.post("/v1/events", content=b"x", headers=bearer("s")) for _ in range(4)]
     assert [a.status_code for a in answers] == [415, 415, 415, 429]
     assert [a.headers["RateLimit"] for a in answers] == [f'"write";r={n};t=10' for n in (2, 1, 0, 0)]

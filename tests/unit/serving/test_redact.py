@@ -27,7 +27,7 @@ from lakehouse.settings import PROJECT, Api, Mongo, Redis, Settings
 from serving.auth import Keys, issue, keys
 from serving.redact import HIDDEN, Redacting, install, secrets_of
 
-SECRET = secrets.token_hex(32)
+SECRET = "5ec2e7" * 10 + "beef"
 PASSWORDS = {name: f"pw-{name}-{secrets.token_hex(6)}" for name in ("redis", "mongo", "elastic")}
 TOKEN = issue(Keys({"k": SECRET}), "tester", ["read:metrics", "read:users", "read:logs"], timedelta(minutes=5))
 

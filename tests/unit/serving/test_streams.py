@@ -15,10 +15,7 @@ import httpx2
 import numpy as np
 import pyarrow as pa
 import pytest
-import whole
 from deltalake import write_deltalake
-from fakes import KEYS
-from whole import application, nowhere, until
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
@@ -27,6 +24,9 @@ from serving.auth import issue
 from serving.formats import ARROW, CSV, NDJSON
 from serving.problems import Problem
 from serving.service import STREAMS, _in_time, _turn, in_thread
+from tests.unit.serving import whole
+from tests.unit.serving.fakes import KEYS
+from tests.unit.serving.whole import application, nowhere, until
 
 TABLE = "gold.service_health_minute"
 ROWS = 300_000

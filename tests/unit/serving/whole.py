@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fakes import KEYS, Broker, Remembered
 from fastapi import FastAPI
 from pyspark.sql import types as T
 
@@ -22,6 +21,7 @@ from serving.app import create_app
 from serving.auth import issue
 from serving.catalog import catalog
 from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.fakes import KEYS, Broker, Remembered
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MARK = "SECRET"

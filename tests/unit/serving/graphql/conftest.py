@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from graphql_fakes import Api, filled, serving
 
 from lakehouse.settings import Settings
+from tests.unit.serving.graphql.graphql_fakes import Api, filled, serving
 
 
 @pytest.fixture(scope="session")

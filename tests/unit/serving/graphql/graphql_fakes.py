@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from fakes import KEYS
 from fastapi import FastAPI
 
 from lakehouse.settings import Redis, Settings
@@ -25,6 +24,7 @@ from serving.recommend import Recommendations
 from serving.served import Served
 from serving.service import Service
 from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.fakes import KEYS
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 USERS = [f"u{n:02}" for n in range(20)]

@@ -8,10 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
-from fakes import KEYS
 from graphql import execute, parse, print_ast
 from graphql.language import ast
-from graphql_fakes import USERS, CountedLake, Stores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis_graphql import queries
@@ -27,6 +25,8 @@ from serving.graphql.schema import schema, sdl
 from serving.predictions import Predictions
 from serving.recommend import Recommendations
 from serving.service import Service
+from tests.unit.serving.fakes import KEYS
+from tests.unit.serving.graphql.graphql_fakes import USERS, CountedLake, Stores
 
 
 def text(value: str) -> ast.StringValueNode:

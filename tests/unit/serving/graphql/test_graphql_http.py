@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 from fastapi import FastAPI
-from graphql_fakes import EVERYTHING, Api, serving, token
 
 from lakehouse.settings import Settings
 from serving.graphql.requests import EVENTS, JSON, RESPONSE
+from tests.unit.serving.graphql.graphql_fakes import EVERYTHING, Api, serving, token
 
 pytestmark = pytest.mark.anyio
 TYPENAME = {"query": "{ __typename }"}

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from graphql import get_introspection_query, parse
-from graphql_fakes import EVERYTHING, USERS, serving, token
 
 from lakehouse.settings import Settings
 from serving.graphql.execution import Engine, RefusedError
 from serving.graphql.limits import Limits, measured
 from serving.graphql.schema import schema
+from tests.unit.serving.graphql.graphql_fakes import EVERYTHING, USERS, serving, token
 
 MOST_WORK = 300_000
 """Calls and returns of functions, of Python and C; of 10 to 20 million a second."""

@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from graphql_fakes import NOON, READ, TRUSTED, USERS, Api, Stores, filled, serving, token
 
 from lakehouse.settings import Settings
 from serving.graphql.schema import schema
 from tests.unit.local_lake import write
+from tests.unit.serving.graphql.graphql_fakes import NOON, READ, TRUSTED, USERS, Api, Stores, filled, serving, token
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import orjson
 import pytest
-from event_source import EventSource
-from graphql_fakes import EVERYTHING, NOON, READ, TRUSTED, Api, Stores, serving, token
 
 from lakehouse.settings import Settings
 from serving.auth import Caller
@@ -20,6 +18,8 @@ from serving.graphql import http, live, sockets
 from serving.graphql.live import Listener, Polled, Seats, Topic
 from serving.live.hub import Hub, Record
 from serving.problems import Problem
+from tests.unit.serving.event_source import EventSource
+from tests.unit.serving.graphql.graphql_fakes import EVERYTHING, NOON, READ, TRUSTED, Api, Stores, serving, token
 
 pytestmark = pytest.mark.anyio
 WAIT_S = 5.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import week
 
 from lakehouse.settings import Settings
 from serving.report import data
 from serving.report.facts import Report
+from tests.unit.serving.reports import week
 
 
 @pytest.fixture(scope="session")

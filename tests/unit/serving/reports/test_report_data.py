@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import week
-from local_lake import local_lake, write
-from week import CPU, DATE, DAY, DISK, NOW
 
 from lakehouse import alerts
 from lakehouse.settings import Settings
@@ -18,6 +15,9 @@ from serving.report import data
 from serving.report.facts import Day, Figure, Report
 from serving.report.operations import episodes, limits
 from serving.report.told import Told, firings, operators, rules
+from tests.unit.local_lake import local_lake, write
+from tests.unit.serving.reports import week
+from tests.unit.serving.reports.week import CPU, DATE, DAY, DISK, NOW
 
 TABLES = week.tables()
 HOUR = timedelta(hours=1)

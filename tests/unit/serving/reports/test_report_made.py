@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import week
-from local_lake import local_lake
-from week import DATE, DAY, NOW
 
 from lakehouse.settings import Hdfs, Settings
 from lakehouse.sources.lake import LakeError
 from serving.report.kept import Kept
 from serving.report.made import Reports, one, write, yesterday
 from serving.report.pdf import PdfError
+from tests.unit.local_lake import local_lake
+from tests.unit.serving.reports import week
+from tests.unit.serving.reports.week import DATE, DAY, NOW
 
 
 class Made:

@@ -12,8 +12,6 @@ from string import Formatter
 from typing import Any
 
 import pytest
-import week
-from local_lake import local_lake
 
 from lakehouse.settings import Settings
 from serving.report import data, page
@@ -22,6 +20,8 @@ from serving.report.charts import band, bars, scale
 from serving.report.facts import Report
 from serving.report.findings import findings
 from serving.report.words import LANGS, Lang, Words, short
+from tests.unit.local_lake import local_lake
+from tests.unit.serving.reports import week
 
 EVIL = "</style></svg><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}{n}\u202e`x`\x00"
 HARMLESS = "harmless text"

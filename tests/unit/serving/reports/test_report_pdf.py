@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import week
 
 from serving.report import page
 from serving.report.facts import Report
 from serving.report.pdf import NAMES, PdfError, browser, pdf
 from serving.report.words import LANGS, Lang
+from tests.unit.serving.reports import week
 
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 

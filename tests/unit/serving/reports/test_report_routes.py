@@ -10,10 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
-import week
-from fakes import KEYS
 from fastapi import FastAPI
-from week import DATE, NOW
 
 from lakehouse.settings import Hdfs, Settings
 from lakehouse.sources.lake import LakeError
@@ -23,6 +20,9 @@ from serving.report.made import Reports
 from serving.report.pdf import PdfError
 from serving.report.routes import KeptReport, router
 from serving.rest.answers import Collection
+from tests.unit.serving.fakes import KEYS
+from tests.unit.serving.reports import week
+from tests.unit.serving.reports.week import DATE, NOW
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from local_lake import local_lake, write
-
 from lakehouse.settings import Settings
 from serving.report.told import Told
+from tests.unit.local_lake import local_lake, write
 
 DATE = date(2026, 11, 25)
 DAY = datetime(2026, 11, 25, tzinfo=UTC)
