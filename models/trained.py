@@ -49,7 +49,8 @@ class Trained:
 class Measured:
     """How a model does on held-out time; larger is better.
 
-    ``slices``: name of a part of the data -> (value there, how many cases it rests on). ``p99_ms``: of one answer.
+    ``slices``: name of a part of the data -> (value there, how many cases it rests on). ``p99_ms``: processor
+    time of one answer, which does not depend on what else the machine does while a version is judged.
     """
 
     metric: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import orjson
@@ -24,6 +25,14 @@ MOST_VALUES = 200
 """Values of one ``in``."""
 LONGEST_VALUE = 1000
 """Characters of one value."""
+VEIL = "~"
+"""Before the name of a column in an order: by a secret digest of its values, which tells nothing of them."""
+_WHOLE = re.compile(r"-?[0-9]{1,19}").fullmatch
+_REAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+).fullmatch
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,10 @@ class Condition:
 class Ask:
     """What is wanted of a table; :func:`ask` makes it of words and checks it.
 
-    ``order`` is (column, descending), the table's key last, so that no two rows are alike in it. ``after`` holds the
-    values of the order's columns in the row before the first wanted one.
+    ``order`` is (column, descending), the table's key last, so that no two rows are alike in it; nulls come last, NaN
+    is more than any number. A column of the key that the caller must not see is there as ``~column``: rows in the order
+    of its values would tell which pseudonym is whose. ``after`` holds the values of the order's columns in the row
+    before the first wanted one; ``skip`` is how many rows come before it, and what counts where ``after`` is None.
     """
 
     table: Readable
@@ -50,18 +61,31 @@ class Ask:
     limit: int
     after: tuple[Any, ...] | None = None
     version: int | None = None
+    skip: int = 0
 
     def digest(self) -> str:
-        """Names the question without ``limit``, ``after`` and ``version``: pages of one question have the same."""
+        """Names the question whatever its limit, place and version: pages of one question have the same."""
         words = [self.table.name, self.select, [(c.column, c.operator, c.value) for c in self.where], self.order]
         return hashlib.blake2b(orjson.dumps(words, default=str), digest_size=12).hexdigest()
 
-    def sql(self, relation: str, caller: Caller, count: bool = False) -> tuple[str, list[Any]]:
+    def sql(
+        self, relation: str, caller: Caller, veil: str = "", count: bool = False, per: str | None = None
+    ) -> tuple[str, list[Any]]:
         """SELECT with parameters over a relation, of the caller's rows alone; one row more than the limit is asked for.
 
-        Only names of the table's columns become text.
+        Only names of the table's columns become text. ``veil`` is the secret of what is ordered without being shown.
+        With ``per``, a column, there are so many rows of each of its values.
         """
         clauses, bound = [], []
+        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order), *([per] if per else [])))
+        veiled = [column.removeprefix(VEIL) for column in wanted if column.startswith(VEIL)] if not count else []
+        if veiled:
+            if not veil:
+                raise ValueError(f"an order by {veiled} needs a secret")
+            # Not HMAC, which DuckDB lacks: SHA-256 of secret and value, none of which is ever shown, is as good here.
+            made = ", ".join(f'sha256(concat(?, "{column}")) as "{VEIL}{column}"' for column in veiled)
+            relation = f"(select *, {made} from {relation})"
+            bound += [veil] * len(veiled)
         for condition in self.where:
             clause, values = _clause(condition)
             clauses.append(clause)
@@ -73,14 +97,19 @@ class Ask:
             clause, values = _beyond(self.order, self.after)
             clauses.append(clause)
             bound += values
-        wanted = dict.fromkeys((*self.select, *(column for column, _ in self.order)))
         names = "count(*)" if count else ", ".join(f'"{name}"' for name in wanted)
         text = f"select {names} from {relation}"
         if clauses:
             text += " where " + " and ".join(clauses)
-        if not count:
-            ordered = (f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
-            text += f" order by {', '.join(ordered)} limit {self.limit + 1:d}"
+        if count:
+            return text, bound
+        ordered = ", ".join(f'"{column}" {"desc" if down else "asc"} nulls last' for column, down in self.order)
+        if per:
+            numbered = f'row_number() over (partition by "{per}" order by {ordered})'
+            return f"{text} qualify {numbered} <= {self.limit + 1:d} order by {ordered}", bound
+        text += f" order by {ordered} limit {self.limit + 1:d}"
+        if self.after is None and self.skip:
+            text += f" offset {self.skip:d}"
         return text, bound
 
 
@@ -89,6 +118,7 @@ def ask(
     caller: Caller,
     *,
     filters: Sequence[str] = (),
+    conditions: Sequence[tuple[str, str, str | Sequence[str]]] = (),
     where: Sequence[Condition] = (),
     select: str | None = None,
     order: str | None = None,
@@ -103,44 +133,52 @@ def ask(
         table: what is asked.
         caller: who asks; what is hidden from them cannot be asked by, as an order or a condition would tell it.
         filters: ``column:operator:value`` each.
+        conditions: the same in parts: column, operator and value in words; for ``in`` several of them.
         where: conditions that the route itself makes, which are not checked.
         select: columns, separated by commas; all by default.
         order: columns, ``-`` before one for descending; by default the newest first.
-        since: the first time, RFC 3339, or a date.
+        since: the first time, RFC 3339, or a date. Where the table's time is a date, days count that the time between
+            ``since`` and ``until`` touches.
         until: the first time that is no longer wanted.
         limit: rows.
         version: of the table.
 
     Raises:
-        Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden.
+        Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden or closed.
     """
+    table.admit(caller)
     names = table.table.schema.names
     hidden = table.hidden(caller)
     columns = _columns("select", select, table) if select else tuple(names)
-    if len(filters) > MOST_CONDITIONS:
-        raise _wrong("filter", f"at most {MOST_CONDITIONS} conditions")
-    conditions = [_condition(text, table) for text in filters]
+    if len(filters) + len(conditions) > MOST_CONDITIONS:
+        raise wrong("filter", f"at most {MOST_CONDITIONS} conditions")
+    checked = [_condition(text, table) for text in filters] + [_checked(*words, table) for words in conditions]
     wanted: list[tuple[str, bool]] = []
     for word in (order or "").split(",") if order else ():
         (column,) = _columns("order", word.strip().removeprefix("-"), table)
         if not table.comparable(column):
-            raise _wrong("order", f"{column} cannot be ordered")
+            raise wrong("order", f"{column} cannot be ordered")
         wanted.append((column, word.strip().startswith("-")))
     if len(dict(wanted)) < len(wanted):
-        raise _wrong("order", "a column is there twice")
-    for column in [*(c.column for c in conditions), *dict(wanted)]:
+        raise wrong("order", "a column is there twice")
+    for column in [*(c.column for c in checked), *dict(wanted)]:
         if column in hidden:
             detail = f"{column} is personal: to filter or order by it needs the scope read:pii."
             raise Problem(403, "insufficient-scope", detail, scope="read:pii")
     for name, text, operator in (("from", since, "ge"), ("to", until, "lt")):
         if text is not None:
             if table.time is None:
-                raise _wrong(name, f"{table.name} has no time")
-            conditions.append(Condition(table.time, operator, _value(text, table, table.time, name)))  # type: ignore[arg-type]
+                raise wrong(name, f"{table.name} has no time")
+            checked.append(Condition(table.time, operator, _bound(text, table, name)))  # type: ignore[arg-type]
     if not wanted and table.time:
         wanted = [(table.time, True)]
-    key = [(column, False) for column in table.table.key if column not in dict(wanted)]
-    return Ask(table, columns, (*where, *conditions), (*wanted, *key), limit, None, version)
+    key = [(VEIL * (column in hidden) + column, False) for column in table.table.key if column not in dict(wanted)]
+    return Ask(table, columns, (*where, *checked), (*wanted, *key), limit, None, version)
+
+
+def of_one(question: Ask, column: str, value: str) -> Ask:
+    """The same question for the rows of one value of a column."""
+    return replace(question, where=(Condition(column, "eq", value), *question.where))
 
 
 def following(question: Ask, row: dict[str, Any]) -> Ask:
@@ -152,7 +190,7 @@ def _columns(parameter: str, text: str, table: Readable) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in found:
         if table.type_of(name) is None:
-            raise _wrong(
+            raise wrong(
                 parameter, f"{table.name} has no column {name[:100]!r}: it has {', '.join(table.table.schema.names)}"
             )
     return found
@@ -162,21 +200,27 @@ def _condition(text: str, table: Readable) -> Condition:
     column, _, rest = text.partition(":")
     operator, colon, value = rest.partition(":")
     if not colon or operator not in OPERATORS:
-        raise _wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
-    _columns("filter", column, table)
+        raise wrong("filter", f"{text[:100]!r} is not column:operator:value with one of {', '.join(OPERATORS)}")
+    return _checked(column, operator, value.split(",") if operator == "in" else value, table)
+
+
+def _checked(column: str, operator: str, value: str | Sequence[str], table: Readable) -> Condition:
+    """A condition of words that the table understands."""
+    if (column,) != _columns("filter", column, table):
+        raise wrong("filter", f"{column[:100]!r} is not a column's name")
     if operator == "null":
         if value not in ("true", "false"):
-            raise _wrong("filter", f"{column}:null: is followed by true or false")
+            raise wrong("filter", f"{column}:null: is followed by true or false")
         return Condition(column, "null", value == "true")
     if not table.comparable(column):
-        raise _wrong("filter", f"{column} can only be compared with null")
+        raise wrong("filter", f"{column} can only be compared with null")
     if operator == "in":
-        values = value.split(",")
-        if len(values) > MOST_VALUES:
-            raise _wrong("filter", f"at most {MOST_VALUES} values")
-        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in values))
+        if len(value) > MOST_VALUES:
+            raise wrong("filter", f"at most {MOST_VALUES} values")
+        return Condition(column, "in", tuple(_value(one, table, column, "filter") for one in value))
     if operator == "contains" and not isinstance(table.type_of(column), T.StringType):
-        raise _wrong("filter", f"{column} is no text")
+        raise wrong("filter", f"{column} is no text")
+    assert isinstance(value, str)
     return Condition(column, operator, _value(value, table, column, "filter"))  # type: ignore[arg-type]
 
 
@@ -184,25 +228,25 @@ def _value(text: str, table: Readable, column: str, parameter: str) -> Any:
     """A value of a column's type."""
     kind = table.type_of(column)
     if len(text) > LONGEST_VALUE or "\x00" in text:
-        raise _wrong(parameter, f"a value of {column} has at most {LONGEST_VALUE} characters, none of them NUL")
+        raise wrong(parameter, f"a value of {column} has at most {LONGEST_VALUE} characters, none of them NUL")
     try:
         match kind:
             case T.StringType():
                 return text
             case T.LongType() | T.IntegerType():
-                number = int(text)
+                number = int(text) if _WHOLE(text) else 2**63
                 if not -(2**63) <= number < 2**63:
                     raise ValueError
                 return number
             case T.DoubleType():
-                real = float(text)
+                real = float(text) if _REAL(text) else math.inf
                 if not math.isfinite(real):
                     raise ValueError
                 return real
             case T.BooleanType():
                 return {"true": True, "false": False}[text]
             case T.DateType():
-                return date.fromisoformat(text) if len(text) == 10 else moment(text).date()
+                return _date(text)
             case _:
                 return moment(text)
     except (ValueError, KeyError, OverflowError):
@@ -212,7 +256,27 @@ def _value(text: str, table: Readable, column: str, parameter: str) -> Any:
             words = "a time such as 2026-01-31T12:00:00Z"
         else:
             words = f"of type {kind.simpleString()}" if kind else ""
-        raise _wrong(parameter, f"{text[:100]!r} is not {words} ({column})") from None
+        raise wrong(parameter, f"{text[:100]!r} is not {words} ({column})") from None
+
+
+def _bound(text: str, table: Readable, parameter: str) -> Any:
+    """What ``from`` or ``to`` means in the table's time; of a table by days, the first day it leaves in or out."""
+    assert table.time is not None
+    if not isinstance(table.type_of(table.time), T.DateType):
+        return _value(text, table, table.time, parameter)
+    try:
+        at = moment(text)
+        day = at.date()
+        return day + timedelta(1) if parameter == "to" and at.time() != datetime.min.time() else day
+    except (ValueError, OverflowError):
+        raise wrong(parameter, f"{text[:100]!r} is not a date or a time such as 2026-01-31T12:00:00Z") from None
+
+
+def _date(text: str) -> date:
+    """A date of RFC 3339, which is less than Python takes."""
+    if not _DATE(text):
+        raise ValueError("no date")
+    return date.fromisoformat(text)
 
 
 def moment(text: str) -> datetime:
@@ -220,17 +284,19 @@ def moment(text: str) -> datetime:
 
     Raises:
         ValueError: it is none, or has no offset.
+        OverflowError: in UTC it lies outside of the years 1 to 9999.
     """
     if len(text) == 10:
-        return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+        return datetime.combine(_date(text), datetime.min.time(), UTC)
     # In a query string an unescaped + is a blank.
-    found = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    if found.tzinfo is None:
-        raise ValueError("no offset")
-    return found.astimezone(UTC)
+    text = text[:11] + text[11:].replace(" ", "+")
+    if not _TIME(text):
+        raise ValueError("no time with an offset")
+    return datetime.fromisoformat(text.upper()).astimezone(UTC)
 
 
-def _wrong(parameter: str, reason: str) -> Problem:
+def wrong(parameter: str, reason: str) -> Problem:
+    """422 for a parameter of the query, by its name."""
     return Problem(
         422, "invalid-request", f"The parameter {parameter} is wrong: {reason}.",
         reasons=[{"pointer": f"/query/{parameter}", "reason": reason}],

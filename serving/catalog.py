@@ -128,6 +128,8 @@ class Masks:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self.veil = hashlib.blake2b(secret, person=b"order", digest_size=32).hexdigest()
+        """What rows are ordered by, with a hidden value; see :meth:`serving.ask.Ask.sql`."""
 
     def pseudonym(self, value: str) -> str:
         """What stands for an identifier."""

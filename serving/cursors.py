@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,6 +17,9 @@ from serving.auth import Caller, Keys
 from serving.problems import Problem
 
 LONGEST = 4096
+"""Characters of a cursor."""
+LASTS = timedelta(hours=24)
+"""How long a cursor is good for: as long as versions of tables are promised to be readable."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -37,10 +41,12 @@ class Cursors:
             Problem: 422; it was not made here, for this question, or for this caller.
         """
         try:
-            if len(cursor) > LONGEST:
+            sealed = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+            # Base64 passes over what is none of it, and over the last bits: every cursor is written in one way alone.
+            again = base64.urlsafe_b64encode(base64.urlsafe_b64decode(sealed))
+            if len(cursor) > LONGEST or "=" in cursor or again != sealed:
                 raise ValueError
-            sealed = cursor + "=" * (-len(cursor) % 4)
-            said, who, version, values = orjson.loads(self._fernet.decrypt(sealed.encode("ascii")))
+            said, who, version, values = orjson.loads(self._fernet.decrypt(sealed, int(LASTS.total_seconds())))
         except (InvalidToken, ValueError):
             raise _wrong("it was not made here, or too long ago") from None
         if said != about:
@@ -63,6 +69,8 @@ def _plain(value: Any) -> Any:
     """A value as JSON that :func:`_value` turns back into the same."""
     if isinstance(value, datetime):
         return {"us": (value - _EPOCH) // timedelta(microseconds=1)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
     return {"date": value.isoformat()} if isinstance(value, date) else value
 
 
@@ -70,6 +78,8 @@ def _value(value: Any) -> Any:
     if isinstance(value, dict):
         if "us" in value:
             return _EPOCH + timedelta(microseconds=value["us"])
+        if "float" in value:
+            return float(value["float"])
         return date.fromisoformat(value["date"])
     return value
 

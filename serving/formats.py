@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterator
-from datetime import date, datetime
+import math
+import re
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from serving.problems import Problem
 
@@ -19,35 +21,36 @@ JSON, NDJSON, CSV, ARROW = (
     "application/json", "application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream",
 )  # fmt: skip
 FORMATS = (JSON, NDJSON, CSV, ARROW)
+_LINE = orjson.OPT_APPEND_NEWLINE
+_UTC = pa.timestamp("us", "UTC")
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 
-def wanted(accept: str | None) -> str:
-    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, JSON where it likes several alike.
+def wanted(accept: str | None, offers: Sequence[str] = FORMATS) -> str:
+    """The format that ``Accept`` (RFC 9110, 12.5.1) likes best, the first offered where it likes several alike.
 
     Raises:
         Problem: 406 where it takes none.
     """
-    best, liked = "", 0.0
+    ranges: dict[str, float] = {}
     for part in (accept or "*/*").split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
-        for offered in FORMATS:
-            taken = kind in (offered, "*/*", f"{offered.partition('/')[0]}/*")
-            if taken and (
-                weight > liked or (weight == liked and best and FORMATS.index(offered) < FORMATS.index(best))
-            ):
-                best, liked = offered, weight
-    if not best:
-        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(FORMATS)}.")
+        weights = [word.partition("=")[2].strip() for word in parameters if word.partition("=")[0].strip() == "q"]
+        ranges[kind] = _weight(weights[0]) if weights else 1.0
+
+    def liked(kind: str) -> float:
+        """By the most specific range that it is in."""
+        within = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((ranges[one] for one in within if one in ranges), 0.0)
+
+    best = max(offers, key=liked)
+    if liked(best) <= 0:
+        raise Problem(406, "not-acceptable", f"Accept takes none of {', '.join(offers)}.")
     return best
+
+
+def _weight(text: str) -> float:
+    return float(text) if re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", text) else 0.0
 
 
 def dumps(value: Any) -> bytes:
@@ -64,7 +67,7 @@ def objects(rows: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
 def page(rows: pa.Table, kind: str, next_cursor: str | None, version: int | None) -> bytes:
     """One page of rows, whole. Only JSON has room for the cursor, which the ``Link`` header has, too."""
     if kind == JSON:
-        return dumps({"data": objects(rows), "next": next_cursor, "version": version})
+        return dumps({"data": objects(_worded(rows)), "next": next_cursor, "version": version})
     return b"".join(parts(rows.to_reader(), kind))
 
 
@@ -72,13 +75,13 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
     """Rows of any number, batch by batch; ``kind`` is not JSON."""
     if kind == NDJSON:
         for batch in rows:
-            yield b"".join(dumps(row) + b"\n" for row in objects(batch))
+            yield b"".join([orjson.dumps(row, _other, _OPTIONS | _LINE) for row in objects(_worded(batch))])
     elif kind == CSV:
         out = io.StringIO(newline="")
         writer = csv.writer(out)
         writer.writerow(rows.schema.names)
         for batch in rows:
-            writer.writerows([_cell(value) for value in row.values()] for row in objects(batch))
+            writer.writerows(zip(*(_cells(column) for column in _worded(batch).columns), strict=True))
             yield out.getvalue().encode()
             out.seek(0)
             out.truncate()
@@ -95,13 +98,31 @@ def parts(rows: pa.RecordBatchReader, kind: str) -> Iterator[bytes]:
         yield sink.getvalue()
 
 
+def _worded(rows: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
+    """Rows whose times and dates are words, which is ten times faster than by way of Python's."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type):
+            words = pc.utf8_replace_slice(rows.column(place).cast(_UTC).cast(pa.string()), 10, 11, "T")
+            rows = rows.set_column(place, field.name, pc.replace_substring_regex(words, r"\.000000Z$", "Z"))
+        elif pa.types.is_date(field.type):
+            rows = rows.set_column(place, field.name, rows.column(place).cast(pa.string()))
+    return rows
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """A column's values as cells: as in JSON, null as nothing, lists and objects as JSON."""
+    kind = column.type
+    values = column.to_pylist(maps_as_pydicts="lossy")
+    if pa.types.is_string(kind) or pa.types.is_integer(kind):
+        return values  # type: ignore[no-any-return]
+    if pa.types.is_floating(kind):
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+    return [None if value is None else _cell(value) for value in values]
+
+
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
     written = dumps(value).decode()
-    return written[1:-1] if isinstance(value, datetime | date | bytes) else written
+    return written[1:-1] if isinstance(value, bytes) else written
 
 
 def _other(value: Any) -> Any:

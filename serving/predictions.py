@@ -122,7 +122,7 @@ def _said(version: str, **what: Any) -> dict[str, Any]:
 def _model(folder: Path, name: str) -> dict[str, Any]:
     version = current(folder)
     if version is None:
-        return {"name": name, "version": None, "published_at": None, "age_s": None}
+        return {"name": name, "version": None, "kind": None, "published_at": None, "age_s": None}
     at = datetime.fromtimestamp((folder / "CURRENT").stat().st_mtime, UTC)
     manifest = folder / version / "manifest.json"
     kind = orjson.loads(manifest.read_bytes()).get("kind") if manifest.exists() else None

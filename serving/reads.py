@@ -5,7 +5,8 @@ A store that does not answer is a 503 that names it, and costs nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,12 +17,13 @@ from pymongo import DESCENDING, AsyncMongoClient
 from pymongo.errors import PyMongoError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from lakehouse.settings import Settings
 from serving.problems import Problem
 
 ANSWERS_S = 3.0
+_log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 
@@ -29,10 +31,13 @@ class Reads:
     """Clients of the three stores; each connects when it is first asked."""
 
     def __init__(self, settings: Settings) -> None:
-        self._redis: Any = redis.asyncio.Redis.from_url(
-            settings.redis.url.get_secret_value(), decode_responses=True, max_connections=64,
-            socket_timeout=ANSWERS_S, socket_connect_timeout=1, retry=Retry(NoBackoff(), 1),
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.redis.url.get_secret_value(), max_connections=64, timeout=ANSWERS_S,  # more at a time wait
+            decode_responses=True, encoding_errors="replace",
+            socket_timeout=ANSWERS_S, socket_connect_timeout=1,
+            retry=Retry(NoBackoff(), 1, (ConnectionError,)),  # Redis has closed it; silence is not asked again
         )  # fmt: skip
+        self._redis: Any = redis.asyncio.Redis.from_pool(pool)
         milliseconds = round(ANSWERS_S * 1000)
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             settings.mongo.uri.get_secret_value(), tz_aware=True, connect=False,
@@ -70,26 +75,25 @@ class Reads:
         found = await self._of_redis(self._redis.zrevrange(key, 0, limit - 1, withscores=True))
         return [{"rank": rank, "post_id": post, "score": score} for rank, (post, score) in enumerate(found, 1)]
 
-    async def live_user(self, user: str) -> dict[str, Any] | None:
-        """What a user is doing; None of one who was not seen of late."""
-        found = await self._of_redis(self._redis.get(f"live:user:{user}"))
-        return orjson.loads(found) if found else None
+    async def live_users(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What users are doing; those who were not seen of late are left out."""
+        return await self._of_each("live:user:", users)
 
-    async def live_recommendations(self, user: str) -> dict[str, Any] | None:
-        """``{"model_version", "at", "items"}`` as of the user's last interaction."""
-        found = await self._of_redis(self._redis.get(f"recs:{user}"))
-        return orjson.loads(found) if found else None
+    async def live_recommendations(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """``{"model_version", "at", "items"}`` as of the last interaction of users who had some of late."""
+        return await self._of_each("recs:", users)
 
-    async def live_services(self, kind: str) -> dict[str, Any]:
-        """What is shown of each ``service`` or ``host`` now, by name."""
-        names = [key async for key in self._redis.scan_iter(f"live:{kind}:*", 500)] if kind else []
-        found = await self._of_redis(self._redis.mget(names)) if names else []
-        return {n.removeprefix(f"live:{kind}:"): orjson.loads(v) for n, v in zip(names, found, strict=True) if v}
+    async def _of_each(self, prefix: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """JSON by name, in one round trip."""
+        found = await self._of_redis(self._redis.mget([prefix + name for name in names])) if names else []
+        read = {name: _object(prefix + name, words) for name, words in zip(names, found, strict=True) if words}
+        return {name: value for name, value in read.items() if value is not None}
 
     async def processors(self) -> dict[str, Any]:
         """What the real-time processes last said of themselves, by name."""
         found = await self._of_redis(self._redis.hgetall("live:processors"))
-        return {name: orjson.loads(words) for name, words in found.items()}
+        read = {name: _object("live:processors", words) for name, words in found.items()}
+        return {name: value for name, value in read.items() if value is not None}
 
     # --- MongoDB: profiles, notifications, batch recommendations -----------------------------------------------------
 
@@ -99,14 +103,15 @@ class Reads:
         except PyMongoError as error:
             raise _away("mongodb", error) from None
 
-    async def profile(self, user: str) -> dict[str, Any] | None:
-        """A user's profile as the real-time processor keeps it."""
-        found = await self._of_mongo(self._mongo.user_profiles.find_one({"_id": user}))
-        return {k: v for k, v in found.items() if k not in ("_id", "version")} if found else None
+    async def profiles(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Profiles of users, as the real-time processor keeps them."""
+        cursor = self._mongo.user_profiles.find({"_id": {"$in": list(users)}})
+        found = await self._of_mongo(cursor.to_list())
+        return {one.pop("_id"): {k: v for k, v in one.items() if k != "version"} for one in found}
 
-    async def recommendations(self, users: list[str]) -> dict[str, dict[str, Any]]:
+    async def recommendations(self, users: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The batch's recommendations of users that have some."""
-        cursor = self._mongo.recommendations.find({"_id": {"$in": users}})
+        cursor = self._mongo.recommendations.find({"_id": {"$in": list(users)}})
         return {document.pop("_id"): document for document in await self._of_mongo(cursor.to_list())}
 
     async def notifications(self, user: str, before: tuple[str, str] | None, limit: int) -> list[dict[str, Any]]:
@@ -117,7 +122,23 @@ class Reads:
             wanted["$or"] = [{"at": {"$lt": at}}, {"at": at, "_id": {"$lt": identity}}]
         cursor = self._mongo.notifications.find(wanted).sort([("at", DESCENDING), ("_id", DESCENDING)]).limit(limit)
         found = await self._of_mongo(cursor.to_list())
-        return [{"id": document.pop("_id"), **document} for document in found]
+        return [_notification(document) for document in found]
+
+    async def newest_notifications(self, users: Sequence[str], limit: int) -> dict[str, list[dict[str, Any]]]:
+        """The newest notifications of each of several users, in one round trip."""
+        each = {
+            f"u{place}": [
+                {"$match": {"user_id": user}}, {"$sort": {"at": DESCENDING, "_id": DESCENDING}}, {"$limit": limit}
+            ]
+            for place, user in enumerate(users)
+        }  # fmt: skip
+        wanted: list[dict[str, Any]] = [{"$match": {"user_id": {"$in": list(users)}}}, {"$facet": each}]
+
+        async def ask() -> list[dict[str, Any]]:
+            return await (await self._mongo.notifications.aggregate(wanted)).to_list()
+
+        (found,) = await self._of_mongo(ask())
+        return {user: [_notification(d) for d in found[name]] for name, user in zip(each, users, strict=True)}
 
     # --- Elasticsearch: logs ---------------------------------------------------------------------------------------
 
@@ -132,10 +153,28 @@ class Reads:
         except ApiError as error:
             if error.status_code == 400:
                 raise Problem(422, "invalid-request", "Elasticsearch does not understand the search.") from None
+            if error.status_code == 404:
+                detail = f"Elasticsearch has no index {index} yet: the stream makes it with its first log."
+                raise Problem(503, "store-away", detail, {"Retry-After": "5"}, store="elasticsearch") from None
             raise _away("elasticsearch", error) from None
         except TransportError as error:
             raise _away("elasticsearch", error) from None
+        if found["_shards"]["failed"]:
+            raise _away("elasticsearch", RuntimeError("some shards failed"))
         return dict(found.body)
+
+
+def _object(key: str, words: str) -> Any:
+    """JSON that one of ours has written; of what is none, None."""
+    try:
+        return orjson.loads(words)
+    except ValueError:
+        _log.warning("%s in Redis is no JSON: it is passed over", key)
+        return None
+
+
+def _notification(document: dict[str, Any]) -> dict[str, Any]:
+    return {"id": document.pop("_id"), **document}
 
 
 def _away(store: str, error: Exception) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lakehouse.predict import Champion, Neighbours
@@ -19,13 +20,23 @@ class Recommendations:
 
     async def of_user(self, user: str, limit: int) -> dict[str, Any]:
         """``{"user_id", "model_version", "at", "age_s", "source", "items": [{"post_id", "score"}]}``."""
-        if live := await self._reads.live_recommendations(user):
-            return _made(user, "realtime", live["model_version"], live["at"], live["items"][:limit])
-        if batch := (await self._reads.recommendations([user])).get(user):
-            at = batch.get("at")
-            return _made(user, "batch", batch.get("model_version"), at, batch["items"][:limit])
-        popular = await self._reads.trending(None, limit)
-        return _made(user, "popularity", None, None, popular)
+        return (await self.of_users([user], limit))[user]
+
+    async def of_users(self, users: Sequence[str], limit: int) -> dict[str, dict[str, Any]]:
+        """The same of several users, with at most one question to each store."""
+        live = await self._reads.live_recommendations(users)
+        rest = [user for user in users if user not in live]
+        batch = await self._reads.recommendations(rest) if rest else {}
+        popular = await self._reads.trending(None, limit) if len(batch) < len(rest) else []
+        found = {}
+        for user in users:
+            if (known := live.get(user)) or (known := batch.get(user)):
+                source = "realtime" if user in live else "batch"
+                items = known["items"][:limit]
+                found[user] = _made(user, source, known.get("model_version"), known.get("at"), items)
+            else:
+                found[user] = _made(user, "popularity", None, None, popular)
+        return found
 
 
 def _made(user: str, source: str, version: Any, at: Any, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -198,9 +198,9 @@ def _alarms(model: Version, held: Held) -> tuple[dict[str, set[int]], list[float
                 for measure, value in zip(minutes.columns, values, strict=True)
                 if np.isfinite(value)
             ]
-            began = time.perf_counter()
+            began = time.thread_time()
             alarms |= {alarm.minute for alarm in watched.fold(records, model)}
-            took.append(time.perf_counter() - began)
+            took.append(time.thread_time() - began)
         found[name] = alarms
     return found, took
 

@@ -104,9 +104,9 @@ class Trend:
             found = []
             lower, upper = one.bounds
             for past, truth in _origins(one, held.horizon):
-                began = time.perf_counter()
+                began = time.thread_time()
                 said = model.forecast([past], held.horizon, lower=lower, upper=upper)
-                took.append(time.perf_counter() - began)
+                took.append(time.thread_time() - began)
                 found.append(mase(past, truth, said.mean[0]))
                 there = np.isfinite(truth)
                 inside += ((said.lo[0] <= truth) & (truth <= said.hi[0]))[there].tolist()

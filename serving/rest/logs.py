@@ -1,48 +1,61 @@
 """``/v1/logs/search``: logs by words, service, level, trace and time, with a histogram and facets (Elasticsearch)."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from serving import auth
-from serving.ask import moment
+from serving.ask import moment, wrong
 from serving.auth import Caller
 from serving.catalog import PII
 from serving.problems import Problem, documented
+from serving.rest.answers import Logs, said
 from serving.rest.common import RFC3339, collection
 from serving.service import Service, now
 
 FACETS = {"service": "service.name", "level": "log.level", "host": "host.name"}
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 BARS = 60
 """Of the histogram, about."""
 STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10800, 43200, 86400)
 INDICES = {"history": "logs-service", "live": "logs-live"}
-Word = Annotated[str | None, Query(max_length=200)]
-Time = Annotated[str | None, Query(max_length=40, description=RFC3339)]
+
+
+def _word(words: str, example: str, **more: Any) -> Any:
+    return Query(max_length=200, description=words, examples=[example], **more)
+
+
+def _time(name: str, words: str) -> Any:
+    return Query(alias=name, max_length=40, description=f"{words} {RFC3339}", examples=["2026-01-31T12:00:00Z"])
 
 
 def router(service: Service, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1/logs", tags=["logs"])
 
-    @made.get("/search", responses=documented(401, 403, 422, 429, 503))
+    @made.get("/search", responses=said(Logs) | documented(401, 403, 422, 429, 503))
     async def search(
         caller: Annotated[Caller, Depends(auth.caller(keys, "read:logs"))],
         q: Annotated[
-            str | None, Query(max_length=1000, description='Words of the message: all, "a phrase", a | b, -not, pre*.')
+            str | None,
+            Query(
+                max_length=1000,
+                description='Words of the message: all, "a phrase", a | b, -not, pre*.',
+                examples=["timeout -upstream"],
+            ),
         ] = None,
-        service_name: Annotated[str | None, Query(alias="service", max_length=200)] = None,
-        level: Word = None,
-        host: Word = None,
-        trace_id: Word = None,
-        since: Annotated[str | None, Query(alias="from", max_length=40, description=RFC3339)] = None,
-        until: Annotated[str | None, Query(alias="to", max_length=40, description=RFC3339)] = None,
+        service_name: Annotated[str | None, _word("Of a service alone.", "gateway", alias="service")] = None,
+        level: Annotated[str | None, _word("Of a level alone.", "error")] = None,
+        host: Annotated[str | None, _word("Of a host alone.", "db-1")] = None,
+        trace_id: Annotated[str | None, _word("Of a trace alone.", "4b3f4dec1e21b0efc9af1058f89d0459")] = None,
+        since: Annotated[str | None, _time("from", "The first time; a day before `to` by default.")] = None,
+        until: Annotated[str | None, _time("to", "The first time no longer wanted; now by default.")] = None,
         source: Annotated[
             Literal["history", "live"], Query(description="`history` is checked and once; `live` is a day, as it came.")
         ] = "history",
-        limit: Annotated[int, Query(ge=1, le=500)] = 100,
-        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+        limit: Annotated[int, Query(ge=1, le=500, description="Logs.")] = 100,
+        cursor: Annotated[str | None, Query(max_length=4096, description="`next` of the page before.")] = None,
     ) -> Response:
         """Logs, the newest first. Messages are free text: null, and not to be searched, without ``read:pii``."""
         readable = PII in caller.scopes
@@ -99,13 +112,17 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
 
 def _times(since: str | None, until: str | None) -> tuple[datetime, datetime]:
     """The span: up to now, and a day long, where it is not said otherwise."""
-    try:
-        end = moment(until) if until else now() + timedelta(seconds=1)
-        begin = moment(since) if since else end - timedelta(days=1)
-    except (ValueError, OverflowError):
-        raise Problem(422, "invalid-request", "from and to are times such as 2026-01-31T12:00:00Z.") from None
+    times: dict[str, datetime] = {}
+    for name, text in (("from", since), ("to", until)):
+        try:
+            if text is not None:
+                times[name] = moment(text)
+        except (ValueError, OverflowError):
+            raise wrong(name, f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
+    end = times.get("to", now() + timedelta(seconds=1))
+    begin = times.get("from", end - timedelta(days=1) if end > EARLIEST else EARLIEST)
     if begin >= end:
-        raise Problem(422, "invalid-request", "from must lie before to.")
+        raise wrong("from", "it must lie before to")
     return begin, end
 
 

@@ -1,19 +1,20 @@
 """``/v1/users/{id}``: a user's activity, recommendations and notifications. A user's token reaches its own alone."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from serving import auth, formats
 from serving.ask import Condition, ask
 from serving.auth import Caller
-from serving.catalog import PII, find
+from serving.catalog import find
 from serving.problems import Problem, documented
 from serving.recommend import Recommendations
-from serving.rest.common import answer, collection
+from serving.rest.answers import Collection, Notification, Recommended, UserActivity, said
+from serving.rest.common import answer, collection, path
 from serving.service import Service
 
-User = Annotated[str, Path(min_length=1, max_length=300)]
+User = Annotated[str, path("The user's id.", "u00036")]
 
 
 def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> APIRouter:
@@ -21,37 +22,42 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
     made = APIRouter(prefix="/v1/users/{user}", tags=["users"], responses=documented(401, 403, 404, 422, 429, 503))
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:users"))]
 
-    @made.get("/activity")
-    async def activity(user: User, caller: reader, days: Annotated[int, Query(ge=1, le=366)] = 30) -> Response:
+    @made.get("/activity", responses=said(UserActivity) | documented(504))
+    async def activity(
+        user: User,
+        caller: reader,
+        days: Annotated[int, Query(ge=1, le=366, description="Days on which the user did something.")] = 30,
+    ) -> Response:
         """A user's newest days (``gold.user_activity_daily``), what they do now, and their profile."""
         service.about(caller, user)
         table = find("gold.user_activity_daily")
-        # Whoever may name a user learns nothing by the name.
-        named = Caller(caller.subject, caller.scopes | {PII}, caller.user_id)
-        question = ask(table, named, where=[Condition("user_id", "eq", user)], limit=days)
-        page = await service.page(named, question)
-        live = await service.reads.live_user(user)
-        profile = await service.reads.profile(user)
+        columns = ",".join(name for name in table.table.schema.names if name not in table.personal)
+        question = ask(table, caller, where=[Condition("user_id", "eq", user)], select=columns, limit=days)
+        page = await service.page(caller, question, recorded=False)
+        live = (await service.reads.live_users([user])).get(user)
+        profile = (await service.reads.profiles([user])).get(user)
         if page.rows.num_rows == 0 and live is None and profile is None:
             raise Problem(404, "no-such-user", "There is no such user for this token.")
         service.record(caller, "user activity", ("user_id",), 1, None)
         found = {"user_id": user, "days": formats.objects(page.rows), "live": live, "profile": profile}
         return answer({**found, "version": page.snapshot.version})
 
-    @made.get("/recommendations")
-    async def recommendations(user: User, caller: reader, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Response:
+    @made.get("/recommendations", responses=said(Recommended))
+    async def recommendations(
+        user: User, caller: reader, limit: Annotated[int, Query(ge=1, le=100, description="Posts.")] = 20
+    ) -> Response:
         """What a user should see next, by the champion; what is popular where nothing is known of them."""
         service.about(caller, user)
         found = await recommend.of_user(user, limit)
         service.record(caller, "recommendations", ("user_id",), 1, None)
         return answer(found)
 
-    @made.get("/notifications")
+    @made.get("/notifications", responses=said(Collection[Notification]))
     async def notifications(
         user: User,
         caller: reader,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+        limit: Annotated[int, Query(ge=1, le=200, description="Notifications.")] = 50,
+        cursor: Annotated[str | None, Query(max_length=4096, description="`next` of the page before.")] = None,
     ) -> Response:
         """What a user was told, the newest first. Texts are null without ``read:pii``, but for one's own."""
         service.about(caller, user)
@@ -63,11 +69,6 @@ def router(service: Service, recommend: Recommendations, keys: auth.Keys) -> API
             found = found[:limit]
             following = service.cursors.seal(caller, about, [found[-1]["at"], found[-1]["id"]], None)
         service.record(caller, "notifications", ("user_id", "text"), len(found), None)
-        return collection([_shown(row, caller) for row in found], following)
+        return collection([service.told(row, caller) for row in found], following)
 
     return made
-
-
-def _shown(row: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    mine = caller.user_id is not None or PII in caller.scopes
-    return row if mine else {**row, "text": None}

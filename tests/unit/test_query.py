@@ -5,12 +5,13 @@ import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from local_lake import local_lake, write
 
 from lakehouse.query import QueryError, query, rows, to_json, write_csv
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import LakeError
+from tests.unit.local_lake import local_lake, write
 
 MINUTE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -94,6 +95,20 @@ def test_a_column_without_statistics_does_not_hide_rows(tmp_path: Path) -> None:
     log.write_text("\n".join(map(json.dumps, actions)))
     found = rows(settings, 'select "offset" from bronze.user_events where topic = ? and partition = 0', ["user-events"])
     assert found == [{"offset": 7}]
+
+
+@pytest.mark.parametrize("where", ["series = 'b'", "series > 'a'", "series in ('b', 'c')", "score > 0.5"])
+def test_rows_that_were_merged_can_be_filtered(tmp_path: Path, where: str) -> None:
+    from lakehouse.flows import TABLES
+    from lakehouse.sinks import batch
+
+    settings = local_lake(tmp_path)
+    table = TABLES["gold.anomalies"]
+    write(settings, table.name, [{"series": "a", "time": MINUTE, "score": 0.1}])
+    rows_ = [{"series": name, "time": MINUTE, "score": score} for name, score in (("a", 0.2), ("b", 0.9))]
+    full = [{column: row.get(column) for column in table.schema.names} for row in rows_]
+    batch.upsert(settings, table, pa.Table.from_pylist(full, schema=table.arrow))
+    assert query(settings, f"select series, score from gold.anomalies where {where}").rows == [("b", 0.9)]
 
 
 def test_files_that_cannot_match_are_skipped(tmp_path: Path) -> None:

@@ -3,12 +3,19 @@
 ``DeltaTable.to_pyarrow_dataset`` takes a column without statistics for one whose bounds are null, which no comparison
 satisfies: ``topic = 'x'`` finds nothing where a writer recorded no bounds of ``topic`` (delta-rs 1.6.6). It also takes
 a timestamp's upper bound as exact, which the protocol cuts to milliseconds. Here the bounds are built anew.
+
+Files that delta-rs merged hold strings as Arrow's views, which Arrow reads, but compares with nothing (25.0): a filter
+on them fails. Of tables that are merged into, strings are therefore read as dictionaries; elsewhere that would cost the
+statistics inside files, and time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import date, datetime, timedelta
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -16,9 +23,12 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from pyarrow import dataset
 
+Result = TypeVar("Result")
 MILLISECOND = timedelta(milliseconds=1)
 EXACT_STRING = 32
 """Delta's writers cut the bounds of strings of this length and more."""
+MERGED = ("gold/anomalies", "gold/forecasts")
+"""The tables of ``sinks.batch.upsert``."""
 
 
 def pruned_dataset(table: DeltaTable) -> dataset.Dataset:
@@ -28,8 +38,9 @@ def pruned_dataset(table: DeltaTable) -> dataset.Dataset:
     bounded = [n for n in whole.schema.names if f"min.{n}" in facts.column_names and f"max.{n}" in facts.column_names]
     files = facts.select(["path", *(f"{side}.{name}" for name in bounded for side in ("min", "max"))]).to_pylist()
     by_path = {unquote(file["path"]): file for file in files}
+    form = _dictionaries(whole.schema) if table.table_uri.rstrip("/").endswith(MERGED) else None
     fragments = [
-        fragment.format.make_fragment(
+        (form or fragment.format).make_fragment(
             fragment.path,
             filesystem=fragment.filesystem,
             partition_expression=_bounds(by_path.get(unquote(fragment.path), {}), bounded, whole.schema),
@@ -39,6 +50,11 @@ def pruned_dataset(table: DeltaTable) -> dataset.Dataset:
     if not fragments:
         return whole
     return dataset.FileSystemDataset(fragments, whole.schema, fragments[0].format, fragments[0].filesystem)
+
+
+def _dictionaries(schema: pa.Schema) -> dataset.ParquetFileFormat:
+    strings = [field.name for field in schema if pa.types.is_string(field.type)]
+    return dataset.ParquetFileFormat(read_options=dataset.ParquetReadOptions(dictionary_columns=strings))
 
 
 def _bounds(file: dict[str, Any], names: list[str], schema: pa.Schema) -> pc.Expression | None:
@@ -62,3 +78,24 @@ def _exact(bound: Any) -> bool:
     if isinstance(bound, str):
         return len(bound) < EXACT_STRING
     return isinstance(bound, int | datetime | date)
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """What a call returns, or raises; called once more if it takes longer.
+
+    On ``hdfs://`` delta-rs 1.6.6 was seen to wait for ever for an answer while opening a table on a machine without an
+    idle processor; another attempt, in a process of its own, was answered at once. The cause is not known.
+    """
+    for _ in range(2):
+        answer: Future[Result] = Future()
+        Thread(target=_answer, args=(answer, call), daemon=True).start()
+        if wait([answer], timeout=seconds).done:
+            return answer.result()
+    raise TimeoutError(f"no answer within {2 * seconds:.0f} s")
+
+
+def _answer(answer: Future[Result], call: Callable[[], Result]) -> None:
+    try:
+        answer.set_result(call())
+    except Exception as error:
+        answer.set_exception(error)
