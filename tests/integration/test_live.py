@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ import pytest
 import redis
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from websockets.sync.client import connect
 
 from lakehouse.settings import PROJECT, Settings
 from serving.auth import issue, keys
@@ -305,6 +307,46 @@ def test_a_topic_that_is_made_anew_is_a_gap_and_what_is_in_it_comes(stack: Setti
         client.leave()
     gap = next(e for e in client.source.events if e.name == "gap")
     assert gap.json == {"reason": "other topic"} and sorted(client.told()[5:]) == sorted(other.written)
+
+
+NOTIFICATIONS = "subscription ($user: ID!) { notifications(user: $user) { id } }"
+
+
+def test_subscriptions_come_as_events_and_over_a_websocket(stack: Settings, topic: Topic) -> None:
+    bearer = {"Authorization": f"Bearer {token(stack, 'read:users')}"}
+    asked = {"query": NOTIFICATIONS, "variables": {"user": "u1"}}
+    with running(stack, topic) as api, ExitStack() as open_now:
+        waiting = Client(token(stack, "read:users")).come(api)
+        waiting.until(lambda _: waiting.source.last_id != "")  # the topic is followed from here on
+        answer = open_now.enter_context(
+            httpx2.stream(
+                "POST", f"http://127.0.0.1:{api.port}/graphql", json=asked, timeout=WITHIN_S,
+                headers=bearer | {"Accept": "text/event-stream"},
+            )
+        )  # fmt: skip
+        assert answer.status_code == 200
+        source, body = EventSource(), answer.iter_bytes()
+        line = open_now.enter_context(
+            connect(f"ws://127.0.0.1:{api.port}/graphql", subprotocols=["graphql-transport-ws"])  # type: ignore[list-item]
+        )
+
+        def say(message: dict[str, object]) -> None:
+            line.send(orjson.dumps(message), text=True)
+
+        say({"type": "connection_init", "payload": bearer})
+        assert orjson.loads(line.recv(WITHIN_S)) == {"type": "connection_ack"}
+        say({"id": "s", "type": "subscribe", "payload": asked})
+        say({"id": "q", "type": "subscribe", "payload": {"query": "{ __typename }"}})
+        assert {orjson.loads(line.recv(WITHIN_S))["id"] for _ in range(2)} == {"q"}  # after which "s" is heard, too
+        topic.write(3, user="u2")
+        topic.write(2, user="u1")
+        over: list[Any] = [orjson.loads(line.recv(WITHIN_S)) for _ in range(2)]
+        while len(source.events) < 2:
+            source.feed(next(body))
+        waiting.leave()
+    ids = topic.written[3:]
+    assert sorted(one["payload"]["data"]["notifications"]["id"] for one in over) == sorted(ids)
+    assert sorted(event.json["data"]["notifications"]["id"] for event in source.events) == sorted(ids)
 
 
 def test_the_end_of_the_process_ends_streams_at_once_even_of_a_client_that_does_not_read(
