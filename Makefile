@@ -80,7 +80,7 @@ test-long: setup ## soak, all kill points, a million events through each path: a
 
 schema: setup ## docs/schema.graphql and docs/openapi.json afresh, after a change of what the API answers
 	@$(BIN)/lakehouse schema graphql --write
-	@$(BIN)/lakehouse schema openapi --out docs/openapi.json
+	@$(BIN)/lakehouse schema openapi --write
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 from pyspark.sql import types as T
 
+from serving import steps
 from serving.auth import Caller
 from serving.catalog import Readable
 from serving.problems import Problem
@@ -62,10 +63,13 @@ class Ask:
     after: tuple[Any, ...] | None = None
     version: int | None = None
     skip: int = 0
+    step: int | None = None
+    """Minutes that rows are folded into; conditions on the key then are of what is folded, others of what it makes."""
 
     def digest(self) -> str:
         """Names the question whatever its limit, place and version: pages of one question have the same."""
-        words = [self.table.name, self.select, [(c.column, c.operator, c.value) for c in self.where], self.order]
+        where = [(c.column, c.operator, c.value) for c in self.where]
+        words = [self.table.name, self.select, where, self.order, self.step]
         return hashlib.blake2b(orjson.dumps(words, default=str), digest_size=12).hexdigest()
 
     def sql(
@@ -86,7 +90,16 @@ class Ask:
             made = ", ".join(f'sha256(concat(?, "{column}")) as "{VEIL}{column}"' for column in veiled)
             relation = f"(select *, {made} from {relation})"
             bound += [veil] * len(veiled)
-        for condition in self.where:
+        where = self.where
+        if self.step:
+            inner = [_clause(condition) for condition in where if condition.column in self.table.table.key]
+            where = tuple(condition for condition in where if condition.column not in self.table.table.key)
+            if inner:
+                relation += " where " + " and ".join(clause for clause, _ in inner)
+                bound += [value for _, values in inner for value in values]
+            assert self.table.time is not None
+            relation = f"({steps.folded(self.table.name, self.table.time, self.table.table.key, relation, self.step)})"
+        for condition in where:
             clause, values = _clause(condition)
             clauses.append(clause)
             bound += values
@@ -126,6 +139,7 @@ def ask(
     until: str | None = None,
     limit: int = 100,
     version: int | None = None,
+    step: str | None = None,
 ) -> Ask:
     """A question in the words of a request.
 
@@ -142,6 +156,7 @@ def ask(
         until: the first time that is no longer wanted.
         limit: rows.
         version: of the table.
+        step: such as ``5m``, for what is in :data:`serving.steps.FOLDS`.
 
     Raises:
         Problem: 422 for what the table does not have or a value of another type, 403 for what is hidden or closed.
@@ -173,7 +188,15 @@ def ask(
     if not wanted and table.time:
         wanted = [(table.time, True)]
     key = [(VEIL * (column in hidden) + column, False) for column in table.table.key if column not in dict(wanted)]
-    return Ask(table, columns, (*where, *checked), (*wanted, *key), limit, None, version)
+    length = None
+    if step is not None:
+        if table.name not in steps.FOLDS:
+            raise wrong("step", f"{table.name} has none: {', '.join(steps.FOLDS)} have")
+        try:
+            length = steps.minutes(step)
+        except ValueError as error:
+            raise wrong("step", str(error)) from None
+    return Ask(table, columns, (*where, *checked), (*wanted, *key), limit, None, version, step=length)
 
 
 def of_one(question: Ask, column: str, value: str) -> Ask:

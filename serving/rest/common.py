@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from serving import formats
+from serving import formats, steps
 from serving.ask import Ask, Condition, ask, wrong
 from serving.auth import Caller
 from serving.catalog import find
@@ -64,12 +64,13 @@ class Wanted(BaseModel):
     version: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] | None = Field(
         None, description="Of the table, to travel back in time."
     )
+    step: Annotated[str, Field(max_length=20, examples=["30m", "1h"])] | None = Field(None, description=steps.MEANING)
 
     def of(self, table: str, caller: Caller, *where: Condition) -> Ask:
         """The question to a table."""
         return ask(
             find(table), caller, filters=self.filters, where=where, select=self.select, order=self.order,
-            since=self.since, until=self.until, limit=self.limit, version=self.version,
+            since=self.since, until=self.until, limit=self.limit, version=self.version, step=self.step,
         )  # fmt: skip
 
 
@@ -82,8 +83,10 @@ def _parameters() -> list[dict[str, Any]]:
     ]
 
 
-ASKED = {"parameters": _parameters()}
-"""``openapi_extra`` of a collection over a table."""
+STEPPED = {"parameters": _parameters()}
+"""``openapi_extra`` of a collection over a table that can be had in longer steps of time."""
+ASKED = {"parameters": [one for one in STEPPED["parameters"] if one["name"] != "step"]}
+"""``openapi_extra`` of a collection over any other table."""
 MOST_KEPT = 1000
 """Characters of a query that is read once, however often it comes."""
 

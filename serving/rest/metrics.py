@@ -9,7 +9,7 @@ from serving.ask import Condition
 from serving.auth import Caller
 from serving.problems import documented
 from serving.rest.answers import Collection, HostNow, LiveActivity, ServiceNow, SlowPath, TrendingPost, said
-from serving.rest.common import ASKED, Asked, answer, collection, described, path, respond
+from serving.rest.common import ASKED, STEPPED, Asked, answer, collection, described, path, respond
 from serving.service import Service
 
 Post = Annotated[str, path("The post.", "p00017")]
@@ -22,7 +22,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
     made = APIRouter(prefix="/v1", tags=["metrics"])
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:metrics"))]
 
-    @made.get("/activity", responses=described("gold.activity_minute"), openapi_extra=ASKED)
+    @made.get("/activity", responses=described("gold.activity_minute"), openapi_extra=STEPPED)
     async def activity(caller: reader, request: Request, wanted: Asked) -> Response:
         """Events and users a minute, by type of event (``gold.activity_minute``)."""
         return await respond(service, request, caller, wanted, wanted.of("gold.activity_minute", caller))
@@ -60,7 +60,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         found, snapshot = await measures.newest_of_services(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
-    @made.get("/services/{name}/health", responses=described("gold.service_health_minute"), openapi_extra=ASKED)
+    @made.get("/services/{name}/health", responses=described("gold.service_health_minute"), openapi_extra=STEPPED)
     async def health(name: Named, caller: reader, request: Request, wanted: Asked) -> Response:
         """Requests, errors and durations of a service, a minute."""
         question = wanted.of("gold.service_health_minute", caller, Condition("service", "eq", name))
@@ -87,7 +87,7 @@ def router(service: Service, keys: auth.Keys) -> APIRouter:
         found, snapshot = await measures.newest_of_hosts(service, caller)
         return answer({"data": formats.objects(found), "next": None, "version": snapshot.version})
 
-    @made.get("/hosts/{name}/utilization", responses=described("gold.host_utilization_minute"), openapi_extra=ASKED)
+    @made.get("/hosts/{name}/utilization", responses=described("gold.host_utilization_minute"), openapi_extra=STEPPED)
     async def utilization(name: Host, caller: reader, request: Request, wanted: Asked) -> Response:
         """A host's metrics, a minute; ``filter=metric:eq:system.cpu.total.norm.pct`` for one of them."""
         question = wanted.of("gold.host_utilization_minute", caller, Condition("host", "eq", name))

@@ -20,6 +20,7 @@ from fastapi.responses import StreamingResponse
 from serving import pages, problems
 from serving.auth import Caller, Keys, Scope, caller
 from serving.problems import Problem
+from serving.steps import minutes
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 26, 9, 30, 20, tzinfo=UTC)
@@ -387,7 +388,7 @@ def _page(rows: list[dict[str, Any]], following: str | None = None) -> dict[str,
     return {"data": rows, "next": following, "version": 3}
 
 
-_KNOWN = {"from", "to", "filter", "select", "order", "limit", "cursor", "version"}
+_KNOWN = {"from", "to", "filter", "select", "order", "limit", "cursor", "version", "step"}
 
 
 def _collection(world: World, request: Request, time: str | None, rows: Any) -> Response:
@@ -409,8 +410,10 @@ def _collection(world: World, request: Request, time: str | None, rows: Any) -> 
             continue
         if all(_holds(text, row) for text in wanted.getlist("filter")):
             found.append(row)
-        if len(found) == limit:
+        if len(found) == limit and "step" not in wanted:
             break
+    if "step" in wanted:
+        found = _folded(found, minutes(wanted["step"]))[:limit]
     if select := wanted.get("select"):
         found = [{name: row[name] for name in select.split(",")} for row in found]
     if "ndjson" in request.headers.get("accept", ""):
@@ -419,6 +422,27 @@ def _collection(world: World, request: Request, time: str | None, rows: Any) -> 
     if limit > 10_000:
         raise Problem(422, "invalid-request", "JSON has at most 10000 rows: ask for NDJSON, CSV or Arrow.")
     return Response(orjson.dumps(_page(found)), 200, headers, "application/json")
+
+
+def _folded(rows: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+    """Minutes folded into steps: counts are added up, of all else it is the largest."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        at = datetime.fromisoformat(row["window_start"]).timestamp() // (60 * length) * 60 * length
+        begins = _z(datetime.fromtimestamp(at, UTC))
+        key = (begins, *(value for name, value in row.items() if isinstance(value, str) and name != "window_start"))
+        if (before := found.get(key)) is None:
+            found[key] = {**row, "window_start": begins}
+            continue
+        for name, value in row.items():
+            if name in ("events", "requests", "errors", "samples"):
+                before[name] += value
+            elif not isinstance(value, str) and value is not None:
+                before[name] = max(before[name] or 0, value)
+    for row in found.values():
+        if row.get("requests"):
+            row["error_rate"] = row["errors"] / row["requests"]
+    return list(found.values())
 
 
 def _holds(text: str, row: dict[str, Any]) -> bool:

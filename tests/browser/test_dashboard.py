@@ -412,6 +412,17 @@ def test_a_range_is_in_the_address_and_can_be_shared(open_page: Open, world: Wor
     expect(page.get_by_role("button", name=re.compile("Time range"))).to_contain_text("Last hour")
 
 
+@pytest.mark.parametrize("name", ["activity", "services", "hosts"])
+def test_a_week_is_asked_for_in_steps_and_drawn(open_page: Open, world: World, name: str) -> None:
+    page = open_page(f"{name}?range=7d")
+    settled(page)
+    paths = ("/v1/activity?", "/health?", "/utilization?")
+    asked = [one for one in world.asked if any(path in one for path in paths)]
+    assert asked and all("step=30m" in one for one in asked)
+    for canvas in page.locator("canvas").all():
+        assert canvas.evaluate(DRAWN) > 100
+
+
 def test_a_range_between_two_times_is_of_the_readers_zone(open_page: Open, world: World) -> None:
     page = open_page("activity")
     page.get_by_role("button", name=re.compile("Time range")).click()

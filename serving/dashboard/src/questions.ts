@@ -1,8 +1,8 @@
 /** The questions that pages ask, by the tables that answer them. */
-import { get, Problem, rows, type Answer } from "./api";
+import { get, Problem, rows, type Answer, type Params } from "./api";
 import { saw, site, trending } from "./now";
 import { useQuery, type Query } from "./query";
-import { bounds, minutesOf, rangeKey, rfc3339, stepOf, type Bounds, type Range } from "./range";
+import { bounds, minutesOf, rangeKey, rfc3339, stepOf, stepParam, type Bounds, type Range } from "./range";
 import { axis, type Axis } from "./series";
 import { useStore } from "./store";
 import type {
@@ -37,19 +37,32 @@ export function times({ from, to, open }: Bounds): { from: string; to: string | 
   return { from: rfc3339(from), to: open ? null : rfc3339(to) };
 }
 
-function spanned<R>(range: Range): { now: number; bounds: Bounds; axis: Axis; of: (a: Answer<R[]>, limit: number) => Spanned<R[]> } {
+interface Asking<R> {
+  readonly now: number;
+  readonly bounds: Bounds;
+  readonly axis: Axis;
+  /** The parameters that say it. */
+  readonly asked: Params;
+  /** Steps that there can be. */
+  readonly most: number;
+  readonly of: (answer: Answer<R[]>, limit: number) => Spanned<R[]>;
+}
+
+function spanned<R>(range: Range): Asking<R> {
   const now = Date.now();
   const span = bounds(range, now);
   const steps = axis(span.from, span.to, stepOf(range));
   return {
     now,
     bounds: span,
+    // The first step is whole, as those after it are.
+    asked: { ...times({ ...span, from: steps.start }), step: stepParam(range) },
+    most: steps.length + 1,
     axis: steps,
     of: ({ body, ageS }, limit) => ({ rows: body, ageS, bounds: span, axis: steps, now, cut: body.length >= limit }),
   };
 }
 
-const MOST_ROWS = 200_000;
 const TYPES = 16;
 
 export function useActivity(range: Range): Query<Spanned<ActivityRow[]>> {
@@ -57,9 +70,9 @@ export function useActivity(range: Range): Query<Spanned<ActivityRow[]>> {
     `activity ${rangeKey(range)}`,
     async (signal) => {
       const span = spanned<ActivityRow>(range);
-      const limit = Math.min(minutesOf(range) * TYPES, MOST_ROWS);
+      const limit = span.most * TYPES;
       const select = "window_start,event_type,events,users";
-      return span.of(await rows("/activity", { ...times(span.bounds), select, limit }, signal), limit);
+      return span.of(await rows("/activity", { ...span.asked, select, limit }, signal), limit);
     },
     { tables: ["gold.activity_minute"], gapMs: gap(range) },
   );
@@ -133,11 +146,11 @@ export function useHealth(range: Range, names: readonly string[]): Query<Service
     names.length === 0 ? null : `health ${rangeKey(range)} ${names.join()}`,
     async (signal) => {
       const span = spanned<Health>(range);
-      const limit = minutesOf(range) + 1;
+      const limit = span.most;
       const select = "window_start,requests,errors,error_rate,p50_ms,p95_ms,p99_ms";
       const [found, anomalies] = await Promise.all([
         all(names, (name) =>
-          rows<Health>(`/services/${encodeURIComponent(name)}/health`, { ...times(span.bounds), select, limit }, signal),
+          rows<Health>(`/services/${encodeURIComponent(name)}/health`, { ...span.asked, select, limit }, signal),
         ),
         anomaliesOf("service/", span.bounds, signal),
       ]);
@@ -191,10 +204,10 @@ export function useUtilization(range: Range, hosts: readonly string[], metric: s
           rows<Utilization>(
             `/hosts/${encodeURIComponent(host)}/utilization`,
             {
-              ...times(span.bounds),
+              ...span.asked,
               select: "window_start,avg,max",
               filter: [`metric:eq:${metric}`],
-              limit: minutesOf(range) + 1,
+              limit: span.most,
             },
             signal,
           ),

@@ -58,6 +58,12 @@ export function stepOf(range: Range): number {
   return STEPS.find((step) => length / step <= MOST_POINTS) ?? STEPS[STEPS.length - 1]!;
 }
 
+/** The same as a parameter of the API; null for the minutes as they are. */
+export function stepParam(range: Range): string | null {
+  const minutes = stepOf(range) / MINUTE;
+  return minutes > 1 ? `${minutes}m` : null;
+}
+
 export function minutesOf(range: Range): number {
   return Math.ceil(("last" in range ? spanMs(range.last) : range.to - range.from) / MINUTE);
 }

@@ -2,6 +2,7 @@
 import { percent } from "../format";
 import { t } from "../language";
 import { MOST_DRAWN, useHosts, useUtilization, type HostSeries } from "../questions";
+import { MINUTE } from "../range";
 import { go, href, route } from "../route";
 import { fold, interpolated, place, seconds, summary, type Column } from "../series";
 import { useStore } from "../store";
@@ -142,7 +143,7 @@ function HostChart(props: { host: string; data: HostSeries; metric: Metric; larg
     const series = `host/${host}/${METRICS[metric]}`;
     const rows = data.rows.get(host) ?? [];
     // Of a step of several minutes, the highest: a short peak must not vanish in a long range.
-    const observed = fold(axis, rows, (row) => row.window_start, (row) => row.avg, Math.max);
+    const observed = fold(axis, rows, (row) => row.window_start, (row) => (axis.step > MINUTE ? row.max : row.avg), Math.max);
     const expected = data.forecasts.filter((one) => one.series === series);
     const column = (value: (one: Forecast) => number): Column =>
       interpolated(axis, expected.map((one) => ({ at: Date.parse(one.time), value: value(one) })));
