@@ -63,7 +63,7 @@ lint: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/lint-imports 
 
 test-unit: setup ## pure functions, no servers
-	@$(BIN)/pytest tests/unit -m "not long" -n auto --dist loadfile
+	@$(BIN)/pytest tests/unit -m "not long" -n 4 --dist loadfile
 
 test-streaming: setup ## one Spark session on a local folder: crash, replay, late and duplicate as inputs
 	@$(BIN)/pytest tests/streaming -m "not long"
