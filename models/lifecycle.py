@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from lakehouse.predict import findings
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
 from models import card
@@ -37,6 +38,8 @@ class Verdict:
     rival_name: str
     data: Mapping[str, int] = field(default_factory=dict)
     """The Delta versions that a candidate which could be measured was trained on."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """How far its inputs have moved since, by feature."""
 
 
 def versions_now(settings: Settings, model: str) -> dict[str, int]:
@@ -77,6 +80,7 @@ def outdated(settings: Settings, model: str, spark: Any, now: datetime | None = 
     if now - champion.until > one.bounds.max_age / 2:
         found.append(f"it has learnt nothing after {champion.until:%Y-%m-%dT%H:%MZ}")
     drift = one.drift(champion.reference, spark, settings, now)
+    findings.note(settings.published / model, answering.version, drift, now)
     return found + [
         f"{name} has drifted (stability index {index:.2f})" for name, index in drift.items() if index > DRIFT
     ]
@@ -109,7 +113,7 @@ def assess(settings: Settings, model: str, version: str, spark: Any, now: dateti
         rival, name = one.baseline(held), "baseline"
     drift = one.drift(candidate.reference, spark, settings, now)
     reasons = judge(one.bounds, measured, rival, name, candidate.until, until, candidate.signature, drift, now)
-    return Verdict(model, version, tuple(reasons), measured, rival, name, candidate.data)
+    return Verdict(model, version, tuple(reasons), measured, rival, name, candidate.data, drift)
 
 
 def promote(
@@ -131,6 +135,8 @@ def promote(
     measured = {name: one.json() for name, one in said.items() if one is not None}
     action = "refused" if verdict.reasons else "promoted"
     decision = registry.decide(model, version, action, who, why, verdict.reasons, measured, verdict.data)
+    if action == "promoted":  # of the version that answers from now on
+        findings.note(settings.published / model, version, verdict.drift, decision.decided_at)
     _tell(settings, model, version, decision.previous)
     return decision
 

@@ -73,28 +73,34 @@ class Judged:
     record: tuple[bytes | None, bytes] | None
 
 
-def judge(events: list[bodies.Event], contract: Contract, arrival_us: int) -> list[Judged]:
+def judge(events: list[bodies.Event], contract: Contract, arrival_us: int, user_id: str | None = None) -> list[Judged]:
     """Check events as :mod:`lakehouse.silver` will when they arrive: what is accepted here is valid there.
 
     ``arrival_us`` is microseconds since 1970 UTC, by the clock of this machine; the stream goes by the broker's.
+    ``user_id`` is that of a user's token, which may tell of no one else.
     """
     check = checker(contract)
     judged = []
     for index, event in enumerate(events):
         checked = check(event.value, arrival_us)
         reasons = [dict(zip(("pointer", "reason"), located(r), strict=True)) for r in checked.reasons or ()]
+        key = None if reasons else record_key(event.value, contract.key)
+        if user_id is not None and not reasons and key != user_id.encode():
+            reasons.append({"pointer": "/user_id", "reason": "not the user of the token"})
         result: dict[str, Any] = {"index": index} | ({} if event.line is None else {"line": event.line})
         result |= {
             "status": "rejected" if reasons else "accepted",
             "event_id": checked.identity,
             "reasons": reasons,
         }
-        record = None if reasons else (record_key(event.value, contract.key), event.value)
+        record = None if reasons else (key, event.value)
         judged.append(Judged(result, record))
     return judged
 
 
-async def collect(body: bytes, form: bodies.Form, contract: Contract, delivery: Sending) -> Answer:
+async def collect(
+    body: bytes, form: bodies.Form, contract: Contract, delivery: Sending, user_id: str | None = None
+) -> Answer:
     """Check, send, and answer once the broker has answered: 202, or 422 where every event is rejected.
 
     Raises:
@@ -103,7 +109,7 @@ async def collect(body: bytes, form: bodies.Form, contract: Contract, delivery: 
     """
 
     def checked() -> list[Judged]:
-        return judge(bodies.split(body, form), contract, time.time_ns() // 1000)
+        return judge(bodies.split(body, form), contract, time.time_ns() // 1000, user_id)
 
     judged = await asyncio.to_thread(checked) if len(body) >= IN_THREAD_BYTES else checked()
     valid = [(one.result, one.record) for one in judged if one.record is not None]
@@ -179,13 +185,21 @@ _BODY = {
 }
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     202: {"model": Results, "description": "The broker has acknowledged every accepted event."},
-    422: {"model": Results, "description": "Every event is rejected (or a problem: no event, a key used before)."},
+    422: {
+        "model": Results,
+        "description": "Every event is rejected; or a problem: no event, a key used before.",
+        "content": documented(422)[422]["content"],
+    },
 }
 
 
 def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) -> APIRouter:
     """The route, for a contract's topic."""
-    routes, allowed, room = APIRouter(), Depends(caller(keys, "write:events")), asyncio.Semaphore(MAX_AT_ONCE)
+    routes, allowed, room = (
+        APIRouter(tags=["events"]),
+        Depends(caller(keys, "write:events")),
+        asyncio.Semaphore(MAX_AT_ONCE),
+    )
 
     @routes.post(
         "/v1/events",
@@ -196,7 +210,10 @@ def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) 
     async def post_events(
         request: Request,
         sender: Caller = allowed,
-        idempotency_key: Annotated[str | None, Header()] = None,
+        idempotency_key: Annotated[
+            str | None,
+            Header(description="Makes a repeat of the request be answered as the first one was, for a day."),
+        ] = None,
     ) -> Response:
         """Take one event, an array of events, or NDJSON; up to 5 MB, gzip or not; the scope is write:events."""
         if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY:
@@ -209,13 +226,14 @@ def router(contract: Contract, delivery: Sending, answers: Answers, keys: Keys) 
             body = await bodies.read(request)
 
             async def work() -> Answer:
-                return await collect(body, form, contract, delivery)
+                return await collect(body, form, contract, delivery, sender.user_id)
 
             replayed = False
             if idempotency_key is None:
                 answer = await work()
             else:
-                key = hashlib.sha256(f"{sender.subject}\0{idempotency_key}".encode()).hexdigest()
+                who = f"{sender.subject}\0{sender.user_id or ''}"
+                key = hashlib.sha256(f"{who}\0{idempotency_key}".encode()).hexdigest()
                 digest = hashlib.sha256(form.encode() + b"\0" + body).hexdigest()
                 answer, replayed = await once(answers, f"events:{key}", digest, work)
         headers = {"Idempotency-Replayed": "true"} if replayed else None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import orjson
@@ -16,6 +17,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lakehouse import logs
+from serving.tracing import trace_id
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "X-Request-Id"
@@ -54,11 +58,52 @@ class Problem(Exception):
         return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
+async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with a problem, from a place where none can be raised; a WebSocket is not opened."""
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008, "reason": problem.name})
+    await problem.response(scope.get("state", {}).get("request_id", ""))(scope, receive, send)
+
+
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "What is wrong, and what to do (RFC 9457).",
+    "properties": {
+        "type": {
+            "type": "string", "format": "uri", "description": "What programs tell problems apart by.",
+            "examples": ["urn:lakehouse:problem:store-away"],
+        },
+        "title": {"type": "string", "description": "The status in words.", "examples": ["Service Unavailable"]},
+        "status": {"type": "integer", "description": "The status of HTTP.", "examples": [503]},
+        "detail": {"type": "string", "description": "What is wrong here, and what to do."},
+        "request_id": {"type": "string", "description": "Names the request, in the log, too."},
+        "reasons": {
+            "type": "array",
+            "description": "What is wrong, one by one.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {
+                        "type": "string", "description": "Where: the place and the name.",
+                        "examples": ["/query/filter"],
+                    },
+                    "reason": {"type": "string"},
+                },
+                "required": ["pointer", "reason"],
+            },
+        },
+        "store": {"type": "string", "description": "The store that does not answer.", "examples": ["redis"]},
+        "scope": {"type": "string", "description": "The scope that is missing.", "examples": ["read:pii"]},
+    },
+    "required": ["type", "title", "status", "detail", "request_id"],
+}  # fmt: skip
+"""The schema ``Problem`` of the API's description; a problem may have further members."""
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the problems that a route answers with."""
-    strings = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
-    schema = {"type": "object", "properties": strings | {"status": {"type": "integer"}}, "required": [*strings]}
-    return {s: {"description": HTTPStatus(s).phrase, "content": {MEDIA_TYPE: {"schema": schema}}} for s in statuses}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
 class RequestIds:
@@ -77,6 +122,11 @@ class RequestIds:
         given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
         request_id = given if _GIVEN_ID(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        trace = trace_id(scope["headers"])
+        with logs.about(request_id=request_id, **({} if trace is None else {"trace_id": trace})):
+            await self._answer(request_id, scope, receive, send)
+
+    async def _answer(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
         status, began = 0, time.monotonic()
 
         async def named(message: Message) -> None:
@@ -97,7 +147,9 @@ class RequestIds:
             problem = Problem(500, "internal", "This is a fault of the API; its log names the request's id.")
             await problem.response(request_id)(scope, receive, named)
         took_ms = 1000 * (time.monotonic() - began)
-        _log.info("%s %s %s %.0f ms request %s", scope["method"], scope["path"], status or "gone", took_ms, request_id)
+        # Without the query, which may hold anything, and as it was sent: a path may hold the end of a line.
+        path = quote(scope["path"][:500], safe="/:@!$&'()*+,;=~")
+        _log.info("%s %s %s %.0f ms request %s", scope["method"], path, status or "gone", took_ms, request_id)
 
 
 def install(app: FastAPI) -> None:

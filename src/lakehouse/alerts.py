@@ -86,6 +86,8 @@ class Rule:
     severity: Severity
     again_after: timedelta
     recovered: bool
+    runbook: str = ""
+    """What to do about it: told after the text."""
 
     @property
     def fields(self) -> frozenset[str]:
@@ -164,12 +166,21 @@ class Notification:
 class Feed:
     """What a feed's facts are: fields with their types (None: any), and whether any dotted name is a number, too.
 
-    ``subjects`` are the fields that say what the facts are about, the first that has a value.
+    ``subjects`` are the fields that say what the facts are about, the first that has a value. ``tables``: the facts are
+    made of tables by ``lakehouse alerts``, not of records by the stream or the real-time processor.
     """
 
     fields: Mapping[str, Type | None]
     subjects: tuple[str, ...]
     metrics: bool = False
+    tables: bool = False
+
+
+def _of_tables(texts: str, numbers: str) -> Feed:
+    """A feed of ``lakehouse alerts``; its first text is the subject."""
+    fields: dict[str, Type | None] = {**dict.fromkeys(texts.split(), "text")}
+    fields |= dict.fromkeys(numbers.split(), "number")
+    return Feed(fields, (texts.split()[0],), tables=True)
 
 
 _LOGS: dict[str, Type | None] = {"minute": None, "logs": "number", "error_logs": "number"}
@@ -197,8 +208,19 @@ FEEDS: Mapping[str, Feed] = {
         },
         ("series",),
     ),
+    "freshness": _of_tables("subject kind", "age_seconds lag_records lag_seconds objective_seconds"),
+    "volume": _of_tables("topic", "records usual ratio days"),
+    "quality": _of_tables(
+        "topic",
+        "records quarantined quarantined_share duplicates duplicate_share warnings warning_share unknown_fields",
+    ),
+    "health": _of_tables("service", "requests errors error_rate p50_ms p95_ms p99_ms usual_p95_ms slowdown"),
+    "anomalies": _of_tables("subject kind name", "count series score"),
+    "drift": _of_tables("model version feature", "psi age_seconds"),
 }
-"""What may feed a rule."""
+"""What may feed a rule; what facts of tables mean is said where they are made, in ``alerting/facts.py``."""
+LONGEST = timedelta(days=1)
+"""The longest span of a rule over tables: they are read every minute."""
 
 
 def _type_of_field(feed: str, name: str) -> Type | None:
@@ -327,7 +349,7 @@ def notification(
         return None
     moment = None if rule.on == "event" else at_us
     named = json.dumps([rule.name, user_id, subject, kind, moment]).encode()
-    text = _render(rule.text, facts) if kind == "fired" else f"{subject}: no longer: {rule.name}"
+    text = message(rule, facts) if kind == "fired" else f"{subject}: no longer: {rule.name}"
     return Notification(
         id=hashlib.blake2b(named, digest_size=16).hexdigest(),
         user_id=user_id,
@@ -338,6 +360,11 @@ def notification(
         at=(_EPOCH + timedelta(microseconds=at_us)).isoformat().replace("+00:00", "Z"),
         text=text[:TEXT_KEPT],
     )
+
+
+def message(rule: Rule, facts: Mapping[str, Any]) -> str:
+    """What a rule says of facts, and below it what to do."""
+    return "\n".join(filter(None, (_render(rule.text, facts), rule.runbook)))
 
 
 def quiet(quiet_hours: QuietHours | None, severity: Severity, at_us: int) -> bool:
@@ -442,7 +469,7 @@ def _alerts(document: Any) -> Alerts:
     return Alerts(rules, Limits(per_user, every), None if hours is None else _quiet_hours(hours), routes)
 
 
-_RULE = ("name", "on", "when", "over", "for", "to", "text", "severity", "again_after", "recovered")
+_RULE = ("name", "on", "when", "over", "for", "to", "text", "runbook", "severity", "again_after", "recovered")
 _STATE_ONLY = ("over", "for", "recovered")
 
 
@@ -470,8 +497,10 @@ def _rule(entry: Any, number: int) -> Rule:
     over = timedelta(0) if of_event else _duration(said.get("over", "PT1M"), f"{where}: over")
     if not of_event and (not over or over % MINUTE):
         raise ValueError(f"{where}: over is one or more whole minutes, such as PT5M")
+    if FEEDS[on].tables and over > LONGEST:
+        raise ValueError(f"{where}: over is a day at most for rules on {on}, whose tables are read every minute")
     rule = Rule(
-        name=_words(said["name"], f"{where}: name"),
+        name=_name(said["name"], f"{where}: name"),
         on=on,
         when=_when(said["when"], on, f"{where}: when"),
         over=over,
@@ -481,6 +510,7 @@ def _rule(entry: Any, number: int) -> Rule:
         severity=severity,
         again_after=_duration(said.get("again_after", "PT0M" if of_event else "PT1H"), f"{where}: again_after"),
         recovered=recovered,
+        runbook=_words(said["runbook"], f"{where}: runbook").strip() if "runbook" in said else "",
     )
     try:
         pieces = _pieces(rule.text)
@@ -599,6 +629,13 @@ def _duration(said: Any, where: str) -> timedelta:
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     except (OverflowError, ValueError):  # ValueError: more digits than Python reads
         raise ValueError(f"{where} is too long a duration") from None
+
+
+def _name(said: Any, where: str) -> str:
+    name = _words(said, where)
+    if "|" in name:  # parts it from the subject in keys
+        raise ValueError(f"{where} may not hold a |, as {name!r} does")
+    return name
 
 
 def _words(said: Any, where: str) -> str:

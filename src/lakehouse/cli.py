@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from lakehouse.alerting.silences import Silence, Silences
     from lakehouse.quality.quarantine import Selection
     from lakehouse.settings import Settings
 
@@ -39,8 +40,19 @@ class Verbs(TyperGroup):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {one_line(error)}", err=True)
+            _tell(error)
             raise typer.Exit(1) from None
+
+
+def _tell(error: Exception) -> None:
+    from lakehouse import logs
+
+    if logs.in_json():
+        import logging
+
+        logging.getLogger("lakehouse").critical("%s", one_line(error), extra=logs.of(error))
+    else:
+        typer.echo(f"error: {one_line(error)}", err=True)
 
 
 def one_line(error: Exception) -> str:
@@ -61,15 +73,20 @@ app = typer.Typer(
 )
 quarantine = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Records that broke their contract.")
 app.add_typer(quarantine, name="quarantine")
+alerts = typer.Typer(rich_markup_mode=None, help="Alert rules over tables and the platform: evaluate, show, silence.")
+app.add_typer(alerts, name="alerts")
 ship = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Send what Filebeat and Metricbeat would.")
 app.add_typer(ship, name="ship")
+schema = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Descriptions of the API, for clients.")
+app.add_typer(schema, name="schema")
 
+Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
     """The entry point of ``lakehouse``."""
-    if sys.argv[1:2] == ["sql"]:
+    if sys.argv[1:2] in (["sql"], ["alerts"]):
         _import_arrow_alone()
     app()
 
@@ -77,7 +94,7 @@ def main() -> None:
 def _import_arrow_alone() -> None:
     """Import Arrow's datasets without pandas, which Arrow loads (0.4 s) just to see whether it is installed.
 
-    ``to_pandas`` does not work afterwards, so this is for a process that answers one query and ends.
+    ``to_pandas`` does not work afterwards, so this is for a process that needs rows alone.
     """
 
     class Hidden:
@@ -201,7 +218,7 @@ def stream(
 ) -> None:
     """Run the stream here until stopped: Kafka to tables and stores (`up` runs it in the background)."""
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _java_home(settings)
     from lakehouse.runtime.supervise import run
 
@@ -228,7 +245,7 @@ def realtime(
     from lakehouse.realtime.processor import Processor
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -240,8 +257,9 @@ def schedule() -> None:
     """Run the timetable of conf/schedule.yaml here until stopped (`up` runs it in the background)."""
     from lakehouse.schedule import run
 
-    _log_to_stderr()
-    run(_settings())
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings)
 
 
 @app.command()
@@ -280,7 +298,7 @@ def collect(
         collector.check(settings, path)
         typer.echo(f"{path}: in order")
         return
-    _log_to_stderr()
+    _log_to_stderr(settings)
     logging.getLogger("elastic_transport").setLevel(logging.ERROR)  # the pipeline tells of an outage once
     asyncio.run(collector.collector(settings, path).run())
 
@@ -302,7 +320,7 @@ def ship_logs(
     from lakehouse.ship.logs import shipper
 
     settings = _settings()
-    _log_to_stderr()
+    _log_to_stderr(settings)
     asyncio.run(shipper(settings, paths or (), begins, name).run())
 
 
@@ -316,9 +334,10 @@ def ship_metrics(
     from lakehouse.ship.metrics import run
 
     every = _duration("--period", period)
-    _log_to_stderr()
+    settings = _settings()
+    _log_to_stderr(settings)
     logging.getLogger("lakehouse.kafka").setLevel(logging.CRITICAL)  # the shipper tells of an outage once
-    run(_settings(), every)
+    run(settings, every)
 
 
 @app.command()
@@ -329,7 +348,7 @@ def serve(
     """Serve the HTTP API here until stopped."""
     settings = _settings()
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    _log_to_stderr()
+    _log_to_stderr(settings)
     _from_checkout()
     from serving.app import serve
 
@@ -338,18 +357,91 @@ def serve(
 
 @app.command()
 def token(
-    scope: Annotated[list[str], typer.Option(help="What it allows, such as write:events; may be given again.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it allows, such as write:events; may be given again.")
+    ] = None,
     subject: Annotated[str, typer.Option(help="Whom it names.")] = "operator",
     ttl: Annotated[str, typer.Option(help="For how long it is valid, such as 30m, 12h or 90d.")] = "12h",
+    user: Annotated[str | None, typer.Option(help="Makes it this user's: it sees their rows alone.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new local key, which signs from now on.")] = False,
+    retire: Annotated[
+        str | None, typer.Option(help="Take a local key away: what it signed is no longer valid.")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys, the one that signs first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")] = False,
 ) -> None:
-    """Print a bearer token for the HTTP API."""
+    """Print a bearer token for the HTTP API, or look after the keys that tokens are signed with."""
     valid_for = _duration("--ttl", ttl)
+    if (bool(scope), rotate, retire is not None, keys).count(True) != 1:
+        raise typer.BadParameter("give one of --scope, --rotate, --retire and --keys")
     _from_checkout()
-    from serving.auth import SCOPES, issue, keys
+    from serving import auth
+    from serving import keys as signing
 
-    if unknown := sorted({*scope} - {*SCOPES}):
-        raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(SCOPES)}")
-    typer.echo(issue(keys(_settings()), subject, scope, valid_for))
+    settings, now = _settings(), datetime.now(UTC)
+    if rotate:
+        typer.echo(signing.rotate(settings, now))
+    elif retire is not None:
+        signing.retire(settings, retire)
+    elif keys:
+        _print_keys(signing.keys(settings), now, as_json)
+    else:
+        if unknown := sorted({*(scope or ())} - {*auth.SCOPES}):
+            raise typer.BadParameter(f"--scope {unknown[0]}: there are {', '.join(auth.SCOPES)}")
+        typer.echo(auth.issue(signing.keys(settings), subject, scope or [], valid_for, user))
+
+
+def _print_keys(keys: Any, now: datetime, as_json: bool) -> None:
+    found = [
+        {
+            "kid": kid,
+            "signs": place == 0,
+            "made_at": made.isoformat().replace("+00:00", "Z") if (made := keys.made.get(kid)) else None,
+            "age_s": round((now - made).total_seconds()) if made else None,
+        }
+        for place, kid in enumerate(keys.secrets)
+    ]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for key in found:
+        age = "age unknown" if key["age_s"] is None else f"{key['age_s'] // 86400} days old"
+        typer.echo(f"{key['kid']}  {age}{'  signs' if key['signs'] else ''}")
+
+
+_Write = Annotated[bool, typer.Option("--write", help="Write it to docs/, where the tests compare it.")]
+
+
+@schema.command("graphql")
+def schema_graphql(write: _Write = False) -> None:
+    """Print what GraphQL answers, in its schema language."""
+    _schema("graphql", write)
+
+
+@schema.command("openapi")
+def schema_openapi(write: _Write = False) -> None:
+    """Print what REST answers, as OpenAPI 3.1."""
+    _schema("openapi", write)
+
+
+def _schema(name: str, write: bool) -> None:
+    _from_checkout()
+    from serving import schema_files
+
+    typer.echo(f"wrote {schema_files.write(name)}" if write else schema_files.text(name), nl=write)
+
+
+@app.command()
+def dashboard() -> None:
+    """Print the address of the dashboard with a token that may see all of it but personal data, for twelve hours."""
+    _from_checkout()
+    from serving.auth import issue, keys
+
+    settings = _settings()
+    scopes = ["read:metrics", "read:tables", "read:users", "read:logs", "predict"]
+    token = issue(keys(settings), "dashboard", scopes, timedelta(hours=12))
+    # After the #: browsers send that part to nobody.
+    typer.echo(f"http://{settings.api.host}:{settings.api.port}/#token={token}")
 
 
 def _duration(option: str, text: str) -> timedelta:
@@ -366,18 +458,10 @@ def _from_checkout() -> None:
     sys.path.insert(0, str(PROJECT))
 
 
-def _log_to_stderr() -> None:
-    import logging
-    import time
+def _log_to_stderr(settings: Settings) -> None:
+    from lakehouse import logs
 
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    for noisy in ("py4j", "elastic_transport", "pymongo", "apscheduler"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.configure(settings.log_format)
 
 
 def _java_home(settings: Settings) -> None:
@@ -509,6 +593,163 @@ def live(user: Annotated[str | None, typer.Argument(help="One user's activity in
     from lakehouse.realtime import look
 
     _print_json(look.site(_settings()) if user is None else look.user(_settings(), user))
+
+
+# --- alerts --------------------------------------------------------------------------------------------------------
+
+
+@alerts.callback(invoke_without_command=True)
+def _alerts(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Evaluate every minute until stopped (`up` runs it in the background).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate the rules over tables for every minute that is due, and show how all alerts stand.
+
+    Exit code 3 where something critical fires that is not silenced; 1 where a part could not be evaluated.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if watch:
+        _watch_alerts()
+        return
+    from lakehouse.alerting import now, run
+    from lakehouse.alerting.database import database
+    from lakehouse.alerts import read
+    from lakehouse.report import show_alerts
+
+    settings = _settings()
+    with _steps("evaluating"):
+        problems = run.once(settings)
+    found = now.alerts_now(database(settings), read())
+    _print_json(found) if as_json else show_alerts(found)
+    for line in problems:
+        typer.echo(f"error: {line}", err=True)
+    if now.critical(found):
+        raise typer.Exit(PROBLEMS_FOUND)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _watch_alerts() -> None:
+    import signal
+    import threading
+
+    from lakehouse.alerting import run
+
+    settings = _settings()
+    _log_to_stderr(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        run.watch(settings, stop)
+    except run.Stuck as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.stderr.flush()
+        os._exit(run.STUCK_CODE)  # no waiting for what does not answer; the supervisor begins it anew
+
+
+@alerts.command()
+def silence(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="Its name in conf/alerts.yaml.")],
+    why: Annotated[str, typer.Option(help="Why; on record.")],
+    lasting: Annotated[str, typer.Option("--for", help="For how long, such as 30m, 2h or 7d.")] = "2h",
+    subject: Annotated[str | None, typer.Option(help="Only this one, such as a service; else all.")] = None,
+    who: Who = None,
+    as_json: Json = False,
+) -> None:
+    """Tell nobody of a rule for a time: it is evaluated all the same, and what still fires then is told then."""
+    from lakehouse.alerting import silences
+    from lakehouse.alerts import read
+
+    made = silences.new(read(), rule, subject, _duration("--for", lasting), who or _user(), why, datetime.now(UTC))
+    _silences().add(made)
+    _print_silences([made], as_json)
+
+
+@alerts.command("silences")
+def list_silences(
+    everything: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The silences that hold: until when, who made them, and why."""
+    _print_silences(_silences().all(None if everything else datetime.now(UTC)), as_json)
+
+
+@alerts.command()
+def unsilence(
+    what: Annotated[str, typer.Argument(metavar="ID|RULE", help="One silence, or all of a rule.")],
+    subject: Annotated[str | None, typer.Option(help="Of a rule's silences, this subject's.")] = None,
+    who: Who = None,
+    as_json: Json = False,
+) -> None:
+    """End silences before their time."""
+    from lakehouse.alerting import silences
+
+    kept, now = _silences(), datetime.now(UTC)
+    ended = silences.chosen(kept.all(now), what, subject)
+    for one in ended:
+        kept.end(one, who or _user(), now)
+    if as_json:
+        _print_json([one.document() for one in kept.all() if one.id in {silence.id for silence in ended}])
+    else:
+        typer.echo(f"{len(ended)} ended")
+
+
+def _silences() -> Silences:
+    from lakehouse.alerting.database import database
+    from lakehouse.alerting.silences import Silences
+
+    return Silences(database(_settings()))
+
+
+def _print_silences(found: list[Silence], as_json: bool) -> None:
+    from lakehouse.report import show_silences
+
+    _print_json([one.document() for one in found]) if as_json else show_silences(found)
+
+
+@app.command()
+def report(
+    date: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day, UTC; today is told until now [yesterday].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there, as PDF if it ends so [keep it on the lake].")
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="As PDF; what is kept has one wherever there is a Chromium.")
+    ] = False,
+    lang: Annotated[Literal["en", "ko"], typer.Option(help="Of FILE; what is kept is in all languages.")] = "en",
+    as_json: Json = False,
+) -> None:
+    """Make the report of a day: what happened, how services, hosts, models and data were, what is expected."""
+    settings = _settings()
+    _from_checkout()
+    from serving.report.made import Reports, one, write, yesterday
+
+    reports = Reports(settings)
+    day = date.date() if date else yesterday()
+    if day > reports.now().date():
+        raise typer.BadParameter(f"--date {day} is yet to come")
+    if day.year < 1970:
+        raise typer.BadParameter(f"--date {day}: nothing is older than 1970-01-01")
+    with _steps(f"making the report of {day}"):
+        if out is None:
+            found: dict[str, Any] = write(reports, day, must_print=pdf)
+        else:
+            out.write_bytes(one(reports, day, lang, "pdf" if pdf or out.suffix == ".pdf" else "html"))
+            found = {"date": day.isoformat(), "kept": [str(out)]}
+    if as_json:
+        _print_json(found)
+        return
+    for where in found["kept"]:
+        typer.echo(where)
+    if "note" in found:
+        typer.echo(found["note"], err=True)
 
 
 # --- mending -------------------------------------------------------------------------------------------------------
@@ -699,7 +940,6 @@ def _print_facts(found: dict[str, Any]) -> None:
 # --- models --------------------------------------------------------------------------------------------------------
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="recommender, anomaly or trend.")]
-Who = Annotated[str | None, typer.Option(help="Who decides; on record [the user of this shell].")]
 Why = Annotated[str, typer.Option(help="Why; on record.")]
 
 
@@ -907,12 +1147,12 @@ def demo(
     """Bring everything up, stream a simulated service through it, and show what came out; exit code 3 as in audit."""
     from lakehouse.demo import SIZES, demo
 
-    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoModels()):
+    if not demo(_settings(), SIZES[profile], seed, _bar, _DemoOthers()):
         raise typer.Exit(PROBLEMS_FOUND)
 
 
-class _DemoModels:
-    """The models' part of the demo, for which it has a Spark session of its own."""
+class _DemoOthers:
+    """The demo's models, for which it has a Spark session of its own, and the API."""
 
     def train(self, settings: Settings) -> str:
         """Train, judge, promote and ask all of them; the report."""
@@ -926,6 +1166,12 @@ class _DemoModels:
         from models.demo import findings
 
         return findings(settings)
+
+    def asked(self, settings: Settings) -> str:
+        """What the API answers."""
+        from serving.demo import asked
+
+        return asked(settings)
 
 
 @app.command()

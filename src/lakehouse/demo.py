@@ -41,8 +41,8 @@ class Size:
 SIZES = {"local": Size(2, 200_000, 120, 300, 600), "ci": Size(2, 60_000, 20, 300, 300)}
 
 
-class Models(Protocol):
-    """What the demo does with models, which ``lakehouse`` does not know: the command line hands it over."""
+class Others(Protocol):
+    """What the demo does with models and the API, which ``lakehouse`` does not know: the command line hands it over."""
 
     def train(self, settings: Settings) -> str:
         """Train, judge, promote and ask all of them; the report."""
@@ -50,8 +50,11 @@ class Models(Protocol):
     def findings(self, settings: Settings) -> str:
         """What they found."""
 
+    def asked(self, settings: Settings) -> str:
+        """What the API answers."""
 
-def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any], models: Models) -> bool:
+
+def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any], others: Others) -> bool:
     """Bring everything up, stream the simulated service, and print what came of it; whether the audit balances.
 
     ``bar(text)`` makes a progress bar, a context manager that yields ``(done, total) -> None``.
@@ -74,11 +77,12 @@ def demo(settings: Settings, size: Size, seed: int, bar: Callable[[str], Any], m
     with bar("its log files, on their way") as progress:
         _collected(settings, logs_before + sent["topics"]["service-logs"]["valid"], size.wait, progress)
     _in_gold(settings, size.wait)
-    trained = models.train(settings)
+    trained = others.train(settings)
     moments = live(settings)
     _in_gold(settings, size.wait)
     result = audit(settings)
-    _summary(settings, sent, truth, result, time.monotonic() - started, moments, trained + models.findings(settings))
+    found = f"{trained}{others.findings(settings)}\n\n{others.asked(settings)}"
+    _summary(settings, sent, truth, result, time.monotonic() - started, moments, found)
     return bool(result["balanced"])
 
 
@@ -189,7 +193,7 @@ def _summary(
     result: dict[str, Any],
     seconds: float,
     moments: Live,
-    models: str,
+    found: str,
 ) -> None:
     from lakehouse.report import show_rows, show_tables
 
@@ -243,11 +247,12 @@ def _summary(
         f"  {moments.after_ms:.0f} ms after a like  {', '.join(moments.after[:5])}\n"
         f"  notification      {moments.notification!r}, {moments.notified_ms:.0f} ms after the event was in Kafka\n"
     )
-    out(f"\n{models}\n\nAudit\n{render(result)}\n")
+    out(f"\n{found}\n\nAudit\n{render(result)}\n")
     out(
         f"\nThe simulation's own truth: {truth}\nAll of it goes on running. Try next:\n"
         '  .venv/bin/lakehouse sql "select * from gold.activity_minute order by window_start desc limit 10"\n'
         "  .venv/bin/lakehouse trace user-events/0/0\n"
+        "  .venv/bin/lakehouse dashboard   # its address, with a token\n"
         "  .venv/bin/lakehouse simulate --rate 500 --duration 60   # then: .venv/bin/lakehouse status\n"
         "`.venv/bin/lakehouse down` stops it; data are kept.\n"
     )

@@ -21,7 +21,7 @@ from lakehouse.gold.host_utilization_minute import HOST_UTILIZATION_MINUTE
 from lakehouse.gold.post_engagement_daily import POST_ENGAGEMENT_DAILY
 from lakehouse.gold.service_health_minute import SERVICE_HEALTH_MINUTE
 from lakehouse.gold.user_activity_daily import USER_ACTIVITY_DAILY
-from lakehouse.ops import promotions
+from lakehouse.ops import access_log, promotions
 from lakehouse.runtime import ledger
 from lakehouse.silver import quarantine
 from lakehouse.silver import service_logs as _silver_logs
@@ -135,8 +135,9 @@ TABLES: dict[str, Table] = {
     **STREAMED,
     **{analysis.table.name: analysis.table for analysis in ANALYSES},
     promotions.TABLE.name: promotions.TABLE,
+    access_log.TABLE.name: access_log.TABLE,
 }
-"""Every table, by name; ``ops.promotions`` is written by whoever moves a model's alias."""
+"""Every table, by name. Whoever moves a model's alias writes ``ops.promotions``, the API ``ops.access_log``."""
 
 _SERVED_LATEST = tuple(table.name for flow in FLOWS for table in flow.gold_tables)
 STORES: tuple[StoreKey, ...] = (

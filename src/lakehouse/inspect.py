@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -170,7 +171,7 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
     with ThreadPoolExecutor(4) as pool:
         servers = pool.submit(_or_error, lambda: dict(stack.status(settings)))
         programs = pool.submit(_or_error, lambda: dict(stack.program_states(settings)))
-        lake = pool.submit(_or_error, lambda: _lake(settings, now))
+        lake = pool.submit(_or_error, lambda: pipeline(settings, now))
         summary = lake.result()
         return {
             "at": _rfc3339(now),
@@ -187,9 +188,12 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
 def _api(settings: Settings) -> str | None:
     """Where the API is; None when nothing answers there."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api.host, settings.api.host)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}"
+    tls = settings.api.tls_certificate is not None
+    url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.api.port}"
+    # Whether it answers, not who: the certificate is of the name that clients call it by.
+    context = ssl._create_unverified_context() if tls else None
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=1) as answer:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=1, context=context) as answer:
             return url if answer.status == 200 else None
     except OSError:
         return None
@@ -222,7 +226,8 @@ def _rfc3339(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
-def _lake(settings: Settings, now: datetime) -> dict[str, Any]:
+def pipeline(settings: Settings, now: datetime) -> dict[str, Any]:
+    """``topics``, ``tables`` and ``stores`` of :func:`status`."""
     lake = Lake(settings)
     cuts: dict[str, Cut] = {}
     problem: str | None = None

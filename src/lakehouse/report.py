@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from lakehouse.alerting.silences import Silence
 
 SHOWN_ROWS = 200
 
@@ -154,3 +157,36 @@ def show_status(found: dict[str, Any]) -> None:
             words = "" if run["outcome"] == "ok" else escape((run["output"].splitlines() or [""])[-1][:200])
             table.add_row(name, run["started_at"], run["outcome"], _number(run["seconds"]), words)
         console.print(table)
+
+
+def show_alerts(found: Sequence[dict[str, Any]]) -> None:
+    """Every alert on a line, what to do about it below the table."""
+    console = _console()
+    if not found:
+        console.print("no alert is pending or fires, none has recovered within a day")
+        return
+    table = _table("state", "severity", "rule", "subject", "since", "silenced", "")
+    colours = {"critical": "red", "warning": "yellow", "info": "cyan"}
+    for row in found:
+        colour = colours[row["severity"]] if row["state"] == "firing" else "dim"
+        silenced = f"until {row['silenced_until'][:16]}Z" if row["silenced"] else ""
+        ended = f" until {row['recovered_at']}" if row["recovered_at"] else ""
+        table.add_row(
+            f"[{colour}]{row['state']}[/]", row["severity"], escape(row["rule"]), escape(row["subject"]),
+            f"{row['since']}{ended}", silenced, escape(row["text"].partition("\n")[0]),
+        )  # fmt: skip
+    console.print(table)
+    runbooks = {row["rule"]: row["text"].partition("\n")[2] for row in found if row["state"] == "firing"}
+    for rule, runbook in runbooks.items():
+        if runbook:
+            console.print(f"\n[bold]{escape(rule)}[/]: {escape(runbook)}")
+
+
+def show_silences(found: Sequence[Silence]) -> None:
+    """Every silence on a line."""
+    table = _table("id", "rule", "subject", "from", "until", "who", "why", "ended by")
+    for one in found:
+        times = [f"{at:%Y-%m-%dT%H:%M:%SZ}" for at in (one.made_at, one.until)]
+        words = (one.rule, one.subject or "all", *times, one.who, one.why, one.ended_by or "")
+        table.add_row(one.id, *[escape(word) for word in words])
+    _console().print(table) if found else _console().print("nothing is silenced")

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -112,17 +113,16 @@ class Runs:
                 draft.write_text("".join(lines[-self.kept :]))
                 os.replace(draft, self.path)
 
-    def latest(self) -> dict[str, dict[str, Any]]:
-        """The newest run of every job; a line cut short by a crash is passed over."""
-        found: dict[str, dict[str, Any]] = {}
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Every run that is kept, the newest last; a line cut short by a crash is passed over."""
         if self.path.exists():
             for line in self.path.read_text().splitlines():
-                try:
-                    run = json.loads(line)
-                except ValueError:
-                    continue
-                found[run["name"]] = run
-        return found
+                with suppress(ValueError):
+                    yield json.loads(line)
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The newest run of every job."""
+        return {run["name"]: run for run in self.all()}
 
 
 def runs(settings: Settings) -> Runs:

@@ -7,13 +7,15 @@ Environment names are ``LAKEHOUSE_`` + the path joined by ``__``: ``LAKEHOUSE_KA
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT = Path(os.environ.get("LAKEHOUSE_PROJECT", Path(__file__).resolve().parents[2]))
@@ -116,8 +118,27 @@ class Collect(_Part):
         return beats
 
 
+class Rate(_Part):
+    """How many requests one caller may make: ``per_minute``, evenly, and ``burst`` at once; 0 a minute: no limit."""
+
+    per_minute: int = Field(default=12_000, ge=0, le=10_000_000)
+    burst: int = Field(default=1_000, ge=1, le=1_000_000)
+
+
+class Rates(_Part):
+    """Limits by what is asked for; each caller has one of each kind."""
+
+    read: Rate = Rate()
+    write: Rate = Rate()
+    """``POST /v1/events``."""
+    predict: Rate = Rate(per_minute=3_000, burst=300)
+    """``POST /v1/predictions/...``."""
+    anonymous: Rate = Rate(per_minute=600, burst=200)
+    """Requests without a valid token, by address of the client."""
+
+
 class Api(_Part):
-    """The HTTP API: where it listens, and what its tokens are signed with."""
+    """The HTTP API: where it listens, whose tokens it takes, and how much it takes on."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -125,6 +146,83 @@ class Api(_Part):
     """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
     delivery_timeout: timedelta = timedelta(seconds=10)
     """How long a request waits for the broker's acknowledgement before it is answered with 503."""
+    streams: int = Field(default=500, ge=1)
+    """Most open streams (``/v1/stream``) of a process."""
+    streams_per_caller: int = Field(default=10, ge=1)
+    """Most of them of one subject, or of one user of an application's tokens."""
+    stream_kept: int = Field(default=5_000, ge=1)
+    """Newest notifications of each partition from which a stream can be resumed without a gap."""
+    metrics_token: SecretStr | None = Field(default=None, min_length=16)
+    """A bearer token for ``/metrics``, for a Prometheus on another machine. Environment only."""
+    queries: int = 4
+    """Queries of the lake that run at the same time; others wait."""
+    query_timeout: timedelta = timedelta(seconds=10)
+    """After which a query of the lake is given up."""
+    introspection: bool = False
+    """Whether any token may ask GraphQL for its schema; with the profile ``local`` it always may."""
+    jwks_url: str | None = None
+    """The keys of an identity provider whose tokens are taken too: ``https://...``, or the path of a file."""
+    issuer: str | None = None
+    """``iss`` of the provider's tokens."""
+    audience: str | None = None
+    """``aud`` of the provider's tokens that are meant for this API."""
+    scope_claim: str = "scope"
+    """The claim of the provider's tokens that lists scopes: words in a string, or an array of strings."""
+    user_claim: str = "user_id"
+    """The claim of the provider's tokens that makes one a user's: it sees that user's rows alone."""
+    hosts: tuple[str, ...] | None = None
+    """Names by which clients may call the API (``Host``); None: this machine's loopback names with the profile
+    ``local``, any with others."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of pages that may use the API from a browser, such as ``https://app.example.org``; none by default."""
+    tls_certificate: Path | None = None
+    """PEM file of the certificate and its chain; with it, the API speaks TLS alone."""
+    tls_key: Path | None = None
+    """PEM file of its key, if it is not in the same file."""
+    behind_proxy: bool = False
+    """Whether every request comes through a reverse proxy that ends TLS."""
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses or networks of such proxies: what they forward of the client's address and scheme is believed."""
+    rate: Rates = Rates()
+    max_body: int = Field(default=1024 * 1024, ge=1)
+    """Largest body of a request in bytes; ``POST /v1/events`` has its own limit."""
+    max_requests: int = Field(default=256, ge=1)
+    """Most requests under way; an event stream that has begun is not one of them."""
+    max_connections: int = Field(default=2_000, ge=1)
+    request_timeout: timedelta = timedelta(seconds=60)
+    """How long a request may take, its body's arrival included, until its answer begins."""
+    answer_timeout: timedelta = timedelta(minutes=10)
+    """How long an answer may take to be sent; an event stream may take for ever."""
+    access_every: timedelta = timedelta(seconds=30)
+    """How long an entry of the access log waits for others before it is written to ``ops.access_log``."""
+    access_entries: int = Field(default=5_000, ge=1)
+    """Entries of the access log that are not waited with."""
+    access_spool: int = Field(default=64 * 1024 * 1024, ge=1024)
+    """Bytes of entries not yet in ``ops.access_log`` from which personal data are no longer served."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?", origin):
+                raise ValueError(f"{origin!r} is no origin: give scheme://host or scheme://host:port, in small letters")
+        return origins
+
+    @model_validator(mode="after")
+    def _whole(self) -> Api:
+        if self.jwks_url is not None:
+            if not self.issuer or not self.audience:
+                raise ValueError("jwks_url needs issuer and audience, which its tokens are checked against")
+            if self.issuer == "lakehouse":
+                raise ValueError("issuer: lakehouse issues our own tokens; a provider has another name")
+            url = urlsplit(self.jwks_url)
+            if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+                raise ValueError("jwks_url: who can change an answer over http can make tokens; give an https URL")
+            if "://" in self.jwks_url and url.scheme not in ("http", "https"):
+                raise ValueError("jwks_url: give an https URL or the path of a file")
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key needs tls_certificate")
+        return self
 
     @field_validator("secrets")
     @classmethod
@@ -186,6 +284,17 @@ class Text(_Part):
     """The column it writes: strings, or annotations of Spark NLP."""
 
 
+class Report(_Part):
+    """Reports of days."""
+
+    chromium: Path | None = None
+    """The Chromium that prints PDFs; the first that is found if None."""
+    made_anew: timedelta = timedelta(minutes=10)
+    """How old the report of a day may get that is not over, or only just."""
+    final_after: timedelta = timedelta(hours=2)
+    """How long after its day a report is made that stays: what is late, and the analysis of texts, are in by then."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -200,6 +309,8 @@ class Settings(BaseSettings):
     profile: str = "local"
     home: Path = PROJECT / ".lakehouse"
     jars: Path | None = None  # shares the jars of another home
+    log_format: Literal["text", "json"] = "text"
+    """What programs log to stderr: lines for people, or a JSON object a line."""
     servers: Literal["local", "existing"] = "local"
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
@@ -213,6 +324,7 @@ class Settings(BaseSettings):
     realtime: Realtime = Realtime()
     mlflow: Mlflow = Mlflow()
     text: Text = Text()
+    report: Report = Report()
 
     @property
     def root(self) -> str:
@@ -302,6 +414,8 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     values["profile"] = profile
     if "secrets" in (values.get("api") or {}):
         raise SettingsError(f"{conf}: api.secrets does not belong into a file: set LAKEHOUSE_API__SECRETS")
+    if "metrics_token" in (values.get("api") or {}):
+        raise SettingsError(f"{conf}: api.metrics_token does not belong into a file: set LAKEHOUSE_API__METRICS_TOKEN")
     if "routes" in (values.get("realtime") or {}):
         raise SettingsError(f"{conf}: realtime.routes does not belong into a file: set LAKEHOUSE_REALTIME__ROUTES")
     home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))

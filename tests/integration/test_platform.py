@@ -171,6 +171,7 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
     assert result["balanced"], problems(result)
 
 
+@pytest.mark.long  # two minutes and a half: five starts of the stream and three rebuilds
 def test_a_store_that_is_too_far_behind_says_so_and_goes_on_after_a_rebuild(stack: Settings) -> None:
     send(stack, *mixed("before the gap"))
     with StreamProcess(stack):

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from local_lake import local_lake, write
 
 from lakehouse.settings import Mlflow, Settings
+from tests.unit.local_lake import local_lake, write
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +25,9 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_model(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Where ``means``, the model of small_model.py, is the only one."""
-    from small_model import Means
-
     import models.kinds
     from models import lifecycle
+    from tests.unit.small_model import Means
 
     monkeypatch.chdir(tmp_path)  # where MLflow without a server keeps artefacts
     shutil.copy(empty_registry, tmp_path / "mlflow.db")

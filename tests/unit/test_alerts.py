@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse.alerts import Alerts, AlertsError, Rule, Standing, about, matches, notification, quiet, read, step
+from lakehouse.alerts import FEEDS, Alerts, AlertsError, Rule, Standing, about, matches, notification, quiet, read, step
 
 MINUTE = 60_000_000
 NOON = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
@@ -26,6 +26,23 @@ COMMENT = {
     "post_author": "ann",
     "score": 0.9,
 }
+EDGES: dict[str, dict[str, tuple[Any, Any]]] = {
+    "pipeline lags": {"kind": ("topic", "table"), "lag_seconds": (60.1, 60)},
+    "pipeline stands still": {"kind": ("topic", "table"), "lag_seconds": (600.1, 600)},
+    "analysis is old": {"kind": ("table", "topic"), "age_seconds": (7801, 7800)},
+    "fewer records than usual": {"ratio": (0.49, 0.5), "usual": (100, 99), "days": (3, 2)},
+    "nothing arrives": {"records": (0, 1), "usual": (100.0, 99.5), "days": (3, 2)},
+    "more records than usual": {"ratio": (4.1, 4), "records": (10_000, 9_999), "days": (3, 2)},
+    "much is quarantined": {"quarantined_share": (0.051, 0.05), "records": (100, 99)},
+    "most is quarantined": {"quarantined_share": (0.51, 0.5), "records": (100, 99)},
+    "many duplicates": {"duplicate_share": (0.21, 0.2), "records": (100, 99)},
+    "service is slow": {"slowdown": (2.1, 2), "p95_ms": (301, 300), "requests": (50, 49)},
+    "many anomalies": {"count": (10, 9), "score": (0.5, 0.49)},
+    "inputs have drifted": {"psi": (0.26, 0.25)},
+    "drift is not looked at": {"age_seconds": (50_401, 50_400)},
+}
+"""Of the shipped rules over tables: each field's value where the rule just holds, and where it no longer does."""
+OF_TABLES = {name: {field: pair[0] for field, pair in edges.items()} for name, edges in EDGES.items()}
 FAILING = {"service": "feed", "requests": 100, "errors": 8, "error_rate": 0.08, "logs": 120, "error_logs": 8}
 
 
@@ -122,11 +139,13 @@ def test_facts_of_a_wrong_type_never_match_and_never_raise(rule: Rule, poison: A
         "burst": 9,
         "post_author": "ann",
         "score": 0.9,
+        **OF_TABLES.get(rule.name, {}),
     }
     good["system.memory.actual.used.pct"] = 0.99
     assert matches(rule, good)
     field = data.draw(st.sampled_from(sorted(condition.field for condition in rule.when)))
-    assert not matches(rule, good | {field: poison})
+    low = poison == -(10**400) and all(c.operator in ("below", "at_most") for c in rule.when if c.field == field)
+    assert matches(rule, good | {field: poison}) is low  # endless, but a number
     told = notification(rule, good | {field: poison}, "s", NOON)
     assert told is not None and told.text
 
@@ -141,6 +160,24 @@ def test_poison_is_not_merely_another_value_for_not(poison: Any) -> None:
 def test_true_is_not_one(tmp_path: Path) -> None:
     [rule] = written(tmp_path, "name: n, on: service, when: {errors: {in: [1]}}, to: ops, text: t").rules
     assert matches(rule, {"errors": 1}) and not matches(rule, {"errors": True})
+
+
+@pytest.mark.parametrize("name", sorted(OF_TABLES))
+def test_shipped_rules_over_tables_hold_at_their_edge_only_and_say_what_to_do(name: str) -> None:
+    rule, edge = SHIPPED[name], OF_TABLES[name]
+    assert FEEDS[rule.on].tables and matches(rule, edge) and len(rule.runbook) > 50
+    for field, (_, beyond) in EDGES[name].items():
+        assert not matches(rule, edge | {field: beyond}) and not matches(rule, edge | {field: None})
+
+
+def test_every_rule_over_tables_is_tried() -> None:
+    assert {rule.name for rule in SHIPPED.values() if FEEDS[rule.on].tables} == OF_TABLES.keys()
+
+
+def test_what_to_do_is_told_below_the_text_and_not_when_it_is_over(tmp_path: Path) -> None:
+    [rule] = written(tmp_path, HOST.replace("text: t", "text: t, runbook: ' look {there} '")).rules
+    told, ended = (notification(rule, {"host": "h"}, "h", NOON, kind) for kind in ("fired", "recovered"))
+    assert told and told.text == "t\nlook {there}" and (ended is None or "look" not in ended.text)
 
 
 # --- standings -----------------------------------------------------------------------------------------------------
@@ -296,6 +333,7 @@ def test_what_a_rule_does_not_say_follows_from_its_feed_and_severity(tmp_path: P
 
 EVENT = "name: n, on: event, when: {event_type: like}, to: ops, text: t"
 HOST = "name: n, on: host, when: {logs: 1}, to: ops, text: t"
+LAG = "name: n, on: freshness, when: {lag_seconds: {above: 60}}, to: ops, text: t"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +345,7 @@ HOST = "name: n, on: host, when: {logs: 1}, to: ops, text: t"
         (EVENT + ", colour: red", "rule 'n': 'colour' is not known; there is .*again_after"),
         (
             EVENT.replace("event,", "gold.anomalies,"),
-            "rule 'n': on is one of event, .*, anomaly, not 'gold",
+            "rule 'n': on is one of event, .*, anomaly, .*drift, not 'gold",
         ),
         (EVENT.replace("event,", "[event],"), "rule 'n': on is one of"),
         (EVENT.replace("{event_type: like}", "{}"), "rule 'n': when: needs at least one condition"),
@@ -347,6 +385,21 @@ HOST = "name: n, on: host, when: {logs: 1}, to: ops, text: t"
         (HOST.replace("logs: 1", "logs: {above: x}"), "when: logs: above needs a number, not 'x'"),
         (HOST.replace("logs: 1", "logs: {above: true}"), "when: logs: above needs a number, not True"),
         (HOST.replace("logs: 1", "cpu: 1"), "host has no field 'cpu'; it has host, .*a metric's dotted name"),
+        (HOST.replace("name: n", "name: 'a|b'"), "rule 'a|b': name may not hold a |"),
+        (HOST + ", runbook: ''", "rule 'n': runbook is a text, not ''"),
+        (LAG + ", over: P2D", "rule 'n': over is a day at most for rules on freshness"),
+        (LAG + ", over: PT30S", "rule 'n': over is one or more whole minutes"),
+        (
+            LAG.replace("lag_seconds", "lag"),
+            "freshness has no field 'lag'; it has subject, kind, age_seconds, lag_",
+        ),
+        (LAG.replace("above: 60", "above: PT60S"), "when: lag_seconds: above needs a number, not 'PT60S'"),
+        (LAG.replace("lag_seconds", "kind"), "when: kind: above compares numbers, and the field is a text"),
+        (LAG.replace("text: t", "text: '{kind:.1%}'"), "text: {kind:.1%} is no format for a text"),
+        (
+            LAG.replace("freshness", "freshnes"),
+            "on is one of event, .*freshness, volume, quality, health, anomal",
+        ),
         (HOST + "}\n  - {" + HOST, "rule 'n': is there twice"),
         (HOST.replace("logs: 1", "logs: 1, logs: 2"), "not valid YAML: 'logs' is there twice"),
         (HOST + ", for: " + "9" * 5000, "rule 'n'|not valid YAML"),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import jwt
 import pytest
-from local_lake import local_lake
 from typer.testing import CliRunner, Result
 
 from lakehouse.cli import app, one_line
 from lakehouse.settings import SettingsError
+from tests.unit.local_lake import local_lake
 
 
 def lakehouse(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -83,6 +83,8 @@ def test_sql_prints_json_and_csv(env: dict[str, str]) -> None:
         ("token",),
         ("token", "--scope", "write:all"),
         ("token", "--scope", "admin", "--ttl", "soon"),
+        ("token", "--scope", "admin", "--rotate"),
+        ("token", "--keys", "--retire", "k"),
         ("serve", "--port", "x"),
     ],
 )
@@ -142,10 +144,50 @@ def test_a_token_is_printed_alone_and_names_subject_and_scopes(env: dict[str, st
     assert claims["exp"] - claims["iat"] == 3600
 
 
+def test_a_users_token_names_the_user(env: dict[str, str]) -> None:
+    result = lakehouse("token", "--scope", "read:users", "--user", "u7", env=env)
+    assert jwt.decode(result.stdout.strip(), options={"verify_signature": False})["user_id"] == "u7"
+    assert "a user has 1 to 300 characters" in lakehouse("token", "--scope", "admin", "--user", "", env=env).stderr
+
+
+def test_keys_are_rotated_listed_and_retired_and_never_printed(env: dict[str, str]) -> None:
+    def listed() -> list[tuple[str, bool]]:
+        return [(k["kid"], k["signs"]) for k in json.loads(lakehouse("token", "--keys", "--json", env=env).stdout)]
+
+    ((first, _),) = listed()
+    second = lakehouse("token", "--rotate", env=env).stdout.strip()
+    assert listed() == [(second, True), (first, False)]
+    said = lakehouse("token", "--keys", env=env).stdout
+    assert said.splitlines() == [f"{second}  0 days old  signs", f"{first}  0 days old"]
+    printed = lakehouse("token", "--scope", "admin", env=env).stdout.strip()
+    assert jwt.get_unverified_header(printed)["kid"] == second
+    refused = lakehouse("token", "--retire", second, env=env)
+    assert refused.exit_code == 1 and "--rotate` first" in refused.stderr
+    assert lakehouse("token", "--retire", first, env=env).exit_code == 0 and listed() == [(second, True)]
+
+
 @pytest.mark.parametrize("verb", [("token", "--scope", "admin"), ("serve", "--port", "0")])
 def test_on_a_cluster_the_api_wants_a_secret(verb: tuple[str, ...], env: dict[str, str]) -> None:
     result = lakehouse(*verb, env={**env, "LAKEHOUSE_PROFILE": "cluster"})
     assert result.exit_code == 1 and "set LAKEHOUSE_API__SECRETS" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "in the clear"),
+        ({"LAKEHOUSE_API__BEHIND_PROXY": "true"}, "set LAKEHOUSE_API__SECRETS"),
+        (
+            {"LAKEHOUSE_API__BEHIND_PROXY": "true", "LAKEHOUSE_API__SECRETS": '{"k": "' + "changeme" * 5 + '"}'},
+            "holds a word of a default",
+        ),
+    ],
+)
+def test_an_address_that_others_reach_is_refused_in_one_line(
+    more: dict[str, str], words: str, env: dict[str, str]
+) -> None:
+    result = lakehouse("serve", "--host", "0.0.0.0", "--port", "0", env=env | more)
+    assert result.exit_code == 1 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_taken_port_is_one_line(env: dict[str, str]) -> None:
@@ -166,3 +208,18 @@ def test_a_shipper_says_what_is_wrong_with_how_it_was_called(env: dict[str, str]
 def test_what_is_told_of_models_needs_their_registry(env: dict[str, str], verb: str) -> None:
     said = lakehouse(verb, "recommender", env={**env, "LAKEHOUSE_MLFLOW__URI": "http://127.0.0.1:1"})
     assert said.exit_code == 1 and "MLflow does not answer at http://127.0.0.1:1" in said.stderr
+
+
+def test_alerts_need_mongodb_and_say_so(env: dict[str, str]) -> None:
+    for arguments in (("alerts",), ("alerts", "silences"), ("alerts", "unsilence", "x")):
+        result = lakehouse(*arguments, env=env)
+        assert result.exit_code == 1 and "MongoDB does not answer" in result.stderr, arguments
+        assert "lakehouse up" in result.stderr and "Traceback" not in result.output
+
+
+def test_what_is_silenced_is_a_rule_of_the_file_for_a_reason(env: dict[str, str]) -> None:
+    wrong = lakehouse("alerts", "silence", "pipeline lag", "--why", "moving", env=env)
+    assert wrong.exit_code == 1 and "did you mean 'pipeline lags'?" in wrong.stderr
+    assert lakehouse("alerts", "silence", "pipeline lags", env=env).exit_code == 2
+    odd = lakehouse("alerts", "silence", "pipeline lags", "--why", "moving", "--for", "soon", env=env)
+    assert odd.exit_code == 2

@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from collect.fakes import plugin
 
 from lakehouse.collect.codecs import codec
 from lakehouse.collect.config import read
@@ -21,6 +20,7 @@ from lakehouse.logfiles import LogFileError, LogFiles, as_text
 from lakehouse.quality.checks import checker
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.simulate import SERVICES, simulate
+from tests.unit.collect.fakes import plugin
 
 LOGS = "service-logs"
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from small_model import made, promote
 
 from lakehouse.settings import Settings
 from models import lifecycle
 from models.card import card
 from models.registry import Registry
 from models.trained import ModelError
+from tests.unit.small_model import made, promote
 
 
 def test_the_card_tells_origin_figures_verdict_and_the_way_back(small_model: Settings) -> None:

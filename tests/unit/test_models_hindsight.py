@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
-from local_lake import local_lake, write
-from small_model import made, promote
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
 from models import hindsight
 from models.registry import Registry
 from models.trained import ModelError
+from tests.unit.local_lake import local_lake, write
+from tests.unit.small_model import made, promote
 
 AT = datetime(2026, 11, 25, 10, tzinfo=UTC)
 

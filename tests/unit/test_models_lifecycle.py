@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from small_model import NOW, SIGNATURE, Means, made, promote
 
 from lakehouse import predict
+from lakehouse.predict import findings
 from lakehouse.settings import Settings
 from models import lifecycle
 from models.registry import Registry, decisions
 from models.trained import ModelError
+from tests.unit.small_model import NOW, SIGNATURE, Means, made, promote
 
 
 @pytest.fixture
@@ -73,6 +74,23 @@ def test_inputs_that_have_drifted_refuse_a_candidate(settings: Settings, monkeyp
     made(settings, [0.2, 0.2])
     monkeypatch.setattr(Means, "moved", 0.4)
     assert "drift: views a user" in promote(settings).reasons[0]
+
+
+def test_how_far_inputs_have_moved_is_noted_for_alerts_whenever_it_is_looked_at(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = settings.published / "means"
+    version = made(settings, [0.2, 0.2])
+    assert lifecycle.outdated(settings, "means", None, NOW) and findings.read(folder) == []
+    promote(settings)
+    assert [(one["version"], one["indices"]) for one in findings.read(folder)] == [(version, {"views a user": 0.0})]
+    monkeypatch.setattr(Means, "moved", 0.4)
+    assert "drifted" in lifecycle.outdated(settings, "means", None, NOW)[-1]
+    assert findings.read(folder)[-1] == {
+        "at": NOW.isoformat(), "version": version, "indices": {"views a user": 0.4},
+    }  # fmt: skip
+    made(settings, [0.9, 0.9])
+    assert promote(settings).action == "refused" and len(findings.read(folder)) == 2
 
 
 def test_a_version_whose_arrays_were_changed_behind_the_registry_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_model import NOW, made, promote
 
 from lakehouse.settings import Settings
 from models.agreement import kappa, overlap, rank_biased_overlap
 from models.registry import Registry
 from models.shadow import REPORT, compare
 from models.trained import ModelError
+from tests.unit.small_model import NOW, made, promote
 
 
 def test_the_report_tells_how_good_both_are_and_how_far_they_agree(small_model: Settings) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_lake import local_lake, write
 
 from lakehouse.quality import quarantine
 from lakehouse.quality.quarantine import (
@@ -24,6 +23,7 @@ from lakehouse.quality.quarantine import (
     show,
 )
 from lakehouse.settings import Settings
+from tests.unit.local_lake import local_lake, write
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 EVENT = {"event_id": "e", "event_type": "visit", "user_id": "u1", "occurred_at": "2026-01-02T03:04:00Z"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from local_lake import local_lake, write
 
 from lakehouse.query import QueryError, query, rows, to_json, write_csv
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import LakeError
+from tests.unit.local_lake import local_lake, write
 
 MINUTE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import pytest
 from lakehouse import running, stack
 from lakehouse.settings import Settings, load
 
-OURS = {"stream", "schedule", "collect", "serve", "realtime", "mlflow"}
+OURS = {"stream", "schedule", "alerts", "collect", "serve", "realtime", "mlflow"}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from lakehouse.bench import collect, history, ingest, realtime
+from lakehouse.bench import collect, history, ingest, realtime, serve
 from lakehouse.bench.figures import BenchError, Figure
 from lakehouse.settings import PROJECT, Settings
 
@@ -19,6 +19,7 @@ BENCHES: dict[str, Callable[[Settings], list[Figure]]] = {
     "history": history.history,
     "collect": collect.collect,
     "realtime": realtime.realtime,
+    "serve": serve.serve,
 }
 
 

@@ -21,6 +21,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from lakehouse.alerting.silences import silenced
 from lakehouse.alerts import Alerts, AlertsError, Kind, Severity, quiet, read
 from lakehouse.settings import Settings
 from lakehouse.sources.topics import NOTIFICATIONS, TopicError, require_topics
@@ -63,7 +64,8 @@ class Courier:
     """Sends notifications to routes; not for several threads at once.
 
     ``counts`` are of messages to routes: ``sent``, ``failed``; and of notifications not meant for any: ``resting``
-    (quiet hours), ``suppressed`` (marked so, above the limits), ``malformed``.
+    (quiet hours), ``suppressed`` (marked so, above the limits), ``silenced`` (``lakehouse alerts silence``),
+    ``malformed``.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Courier:
         alerts: Alerts,
         timeout: timedelta = TIMEOUT,
         pause: Callable[[float], object] = time.sleep,
+        silenced: Callable[[str, str], bool] = lambda rule, subject: False,
     ) -> None:
         """Take the routes that have an address.
 
@@ -80,6 +83,7 @@ class Courier:
             alerts: which severities each route takes, and the quiet hours.
             timeout: for a connection, and for each answer on it.
             pause: waits for seconds between attempts; what is true ends the attempts.
+            silenced: whether nobody is to be told of a rule and a subject now.
 
         Raises:
             AlertsError: the rules do not know a route, or Apprise does not know the address.
@@ -88,6 +92,7 @@ class Courier:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self.counts: Counter[str] = Counter()
         self._alerts, self._pause, self._timeout = alerts, pause, timeout.total_seconds()
+        self._silenced = silenced
         self._senders = {name: self._sender(name, address) for name, address in routes.items()}
 
     def _sender(self, name: str, address: str) -> apprise.Apprise:
@@ -125,6 +130,9 @@ class Courier:
             return ["not a notification: at: is no RFC 3339 time"]
         if told.suppressed or quiet(self._alerts.quiet_hours, told.severity, at_us):
             self.counts["suppressed" if told.suppressed else "resting"] += 1
+            return []
+        if self._silenced(told.rule, told.subject):
+            self.counts["silenced"] += 1
             return []
         left = [name for name in self._senders if told.severity in self._alerts.routes[name]]
         for attempt in range(ATTEMPTS):
@@ -178,7 +186,8 @@ def follow(settings: Settings, routes: Mapping[str, SecretStr], alerts: Alerts, 
     in ``ATTEMPTS`` is counted and logged, and the route goes on.
     """
     couriers = {
-        name: Courier({name: address.get_secret_value()}, alerts, pause=stop.wait) for name, address in routes.items()
+        name: Courier({name: address.get_secret_value()}, alerts, pause=stop.wait, silenced=silenced(settings))
+        for name, address in routes.items()
     }
     if not couriers:
         _log.info("no route has an address in LAKEHOUSE_REALTIME__ROUTES: notifications stay inside")

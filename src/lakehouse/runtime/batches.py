@@ -5,12 +5,37 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import wraps
 from threading import Lock
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pyspark.sql import DataFrame
 
+from lakehouse import logs
+
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
+
+
+class OfTopic(Protocol):
+    """What writes a topic's batches."""
+
+    flow: Any
+    progress: Any
+
+
+One = TypeVar("One", bound=OfTopic)
+
+
+def in_its_batch(method: Callable[Concatenate[One, Given], Result]) -> Callable[Concatenate[One, Given], Result]:
+    """Let what a method logs, and the error that ends it, name the batch: ``topic`` and ``seq``."""
+
+    @wraps(method)
+    def wrapped(one: One, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        with logs.about(topic=one.flow.topic, seq=one.progress.seq + 1):
+            return method(one, *args, **kwargs)
+
+    return wrapped
 
 
 class Batches(ABC):

@@ -8,6 +8,7 @@ distributed twin, a query a topic with Spark's own writer and MERGE, is ``runtim
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections import Counter
@@ -32,7 +33,7 @@ from lakehouse.contracts import Contract
 from lakehouse.flows import INGEST, STORES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.runtime import effects
-from lakehouse.runtime.batches import Batches, side_by_side
+from lakehouse.runtime.batches import Batches, in_its_batch, side_by_side
 from lakehouse.runtime.effects import Perform, perform
 from lakehouse.runtime.fold import Change, GoldFold, TrendingFold
 from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
@@ -47,6 +48,7 @@ REPLAY_HEADER = "lakehouse-replay-of"
 MIRRORED = frozenset(s.table for s in STORES if s.store != "redis" and s.table.startswith("gold."))
 """Gold tables whose rows the stores hold one by one; of the others they hold the newest rows only."""
 _US = pa.timestamp("us", "UTC")
+_log = logging.getLogger("lakehouse.stream")
 
 
 def arrow(frame: DataFrame) -> pa.Table:
@@ -215,6 +217,7 @@ class FusedPass:
         self.landed: list[tuple[Split, pa.Table]] = []
         self.silver_before = silver_version
 
+    @in_its_batch
     def land(self, checked: pa.Table) -> bool:
         """Write one micro-batch of checked records of this topic to bronze and silver; False where none is new."""
         rows = self._unseen_offsets(checked)
@@ -324,6 +327,7 @@ class FusedPass:
             rows = rows.set_column(at, "event_id", pc.coalesce(rows.column("event_id"), coordinates))
         return rows.select(table.schema.names).cast(table.arrow)
 
+    @in_its_batch
     def fold(self) -> Written | None:
         """Bring gold up to what has landed since the last cut; None where nothing has."""
         if not self.landed:
@@ -405,8 +409,11 @@ class FusedPass:
             )
         return pa.Table.from_pylist(out, schema=LEDGER.arrow)
 
+    @in_its_batch
     def done(self, written: Written, ledger: pa.Table) -> None:
         """After the ledger's commit: what the batch changed is remembered for the next."""
+        if bad := pc.sum(ledger.column("quarantined")).as_py():
+            _log.info("%d of %d records went to quarantine", bad, pc.sum(ledger.column("records")).as_py())
         newest = int(written.split.arrivals.max())
         self.landed = []
         for fold in self.folds:

@@ -30,7 +30,7 @@ from lakehouse.flows import Flow
 from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate
 from lakehouse.runtime import effects
-from lakehouse.runtime.batches import Batches, side_by_side
+from lakehouse.runtime.batches import Batches, in_its_batch, side_by_side
 from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, append, leaf_names, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.silver import quarantine
@@ -150,6 +150,7 @@ class SeparatePass(Batches):
         if trending_posts.TABLE in flow.snapshots:
             self.newest = newest(lake, flow.silver)
 
+    @in_its_batch
     def take(self, batch: DataFrame) -> None:
         """Write one micro-batch of Kafka's records everywhere."""
         _Batch(self, batch).write()

@@ -8,7 +8,9 @@ import signal
 import time
 from types import FrameType
 
+from lakehouse import logs
 from lakehouse.contracts import contracts
+from lakehouse.runtime import restarts
 from lakehouse.runtime.rebuild import only_writer
 from lakehouse.runtime.stream import Stream
 from lakehouse.session import spark_session
@@ -45,6 +47,7 @@ def _run(settings: Settings, until_drained: bool) -> int:
     failures, pause = 0, FIRST_PAUSE
     while True:
         started = time.monotonic()
+        restarts.started(settings.home, again=failures > 0)
         try:
             stream.start(until_drained)
             stream.watch()
@@ -53,7 +56,7 @@ def _run(settings: Settings, until_drained: bool) -> int:
         except Exception as error:
             if stopping:
                 return 0
-            log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+            log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG), extra=logs.of(error))
             _end(stream)
             if time.monotonic() - started > HEALTHY_AFTER:
                 failures, pause = 0, FIRST_PAUSE

@@ -11,8 +11,11 @@ statistics inside files, and time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import date, datetime, timedelta
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -20,6 +23,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from pyarrow import dataset
 
+Result = TypeVar("Result")
 MILLISECOND = timedelta(milliseconds=1)
 EXACT_STRING = 32
 """Delta's writers cut the bounds of strings of this length and more."""
@@ -74,3 +78,24 @@ def _exact(bound: Any) -> bool:
     if isinstance(bound, str):
         return len(bound) < EXACT_STRING
     return isinstance(bound, int | datetime | date)
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """What a call returns, or raises; called once more if it takes longer.
+
+    On ``hdfs://`` delta-rs 1.6.6 was seen to wait for ever for an answer while opening a table on a machine without an
+    idle processor; another attempt, in a process of its own, was answered at once. The cause is not known.
+    """
+    for _ in range(2):
+        answer: Future[Result] = Future()
+        Thread(target=_answer, args=(answer, call), daemon=True).start()
+        if wait([answer], timeout=seconds).done:
+            return answer.result()
+    raise TimeoutError(f"no answer within {2 * seconds:.0f} s")
+
+
+def _answer(answer: Future[Result], call: Callable[[], Result]) -> None:
+    try:
+        answer.set_result(call())
+    except Exception as error:
+        answer.set_exception(error)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import duckdb
 from deltalake import DeltaTable
@@ -17,13 +14,12 @@ from pyarrow import dataset
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
-from lakehouse.sources.datasets import pruned_dataset
+from lakehouse.sources.datasets import pruned_dataset, within
 
 LAYERS = ("bronze", "silver", "gold", "ops")
 _NAME = re.compile(r"\b(bronze|silver|gold|ops|_internal)\s*\.\s*\"?([a-z_]+)\"?", re.IGNORECASE)
 
 
-Result = TypeVar("Result")
 OPENS_WITHIN = 20.0
 """Seconds after which opening a table is tried once more."""
 
@@ -61,7 +57,7 @@ class Lake:
         """
         uri = self.settings.table_uri(name)
         try:
-            return _within(OPENS_WITHIN, lambda: DeltaTable(uri, version=version))
+            return within(OPENS_WITHIN, lambda: DeltaTable(uri, version=version))
         except TableNotFoundError:
             raise NoTableError(
                 f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables"
@@ -103,24 +99,3 @@ class Lake:
             cut = found.setdefault(topic, Cut(topic, seq, {}, dict(versions), at))
             cut.ends[partition] = end
         return found
-
-
-def _within(seconds: float, call: Callable[[], Result]) -> Result:
-    """What a call returns, or raises; called once more if it takes longer.
-
-    On ``hdfs://`` delta-rs 1.6.6 was seen to wait for ever for an answer while opening a table on a machine without an
-    idle processor; another attempt, in a process of its own, was answered at once. The cause is not known.
-    """
-    for _ in range(2):
-        answer: Future[Result] = Future()
-        Thread(target=_answer, args=(answer, call), daemon=True).start()
-        if wait([answer], timeout=seconds).done:
-            return answer.result()
-    raise TimeoutError(f"no answer within {2 * seconds:.0f} s")
-
-
-def _answer(answer: Future[Result], call: Callable[[], Result]) -> None:
-    try:
-        answer.set_result(call())
-    except Exception as error:
-        answer.set_exception(error)

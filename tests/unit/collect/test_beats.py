@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from collect.fakes import Beat, Intake, frames, plugin, running
 from lakehouse.collect.inputs import opened
 from lakehouse.collect.inputs.beats import FRAME_BYTES, Beats, BeatsOptions, Frames
 from lakehouse.collect.inputs.listening import ProtocolError
 from lakehouse.collect.plugins import ConfigError
 from lakehouse.collect.queue import Queue
+from tests.unit.collect.fakes import Beat, Intake, frames, plugin, running
 
 EVENTS = [{"message": f"m{n}", "@metadata": {"beat": "filebeat"}} for n in range(3)]
 

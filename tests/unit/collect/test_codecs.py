@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collect.fakes import plugin
 from lakehouse.collect.codecs import MultilineOptions, Splitter, codec, text_of
 from lakehouse.collect.event import made
 from lakehouse.collect.plugins import ConfigError, Plugin
+from tests.unit.collect.fakes import plugin
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from collect.fakes import Intake, plugin
 from lakehouse.collect.inputs.file import File, FileOptions
+from tests.unit.collect.fakes import Intake, plugin
 
 
 class Reader:

@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import pytest
 
-from collect.fakes import Intake, plugin, running
 from lakehouse.collect.codecs import text_of
 from lakehouse.collect.event import delivered
 from lakehouse.collect.inputs import INPUTS, opened
@@ -21,6 +20,7 @@ from lakehouse.collect.inputs.http import Http, HttpOptions
 from lakehouse.collect.inputs.listening import InputError
 from lakehouse.collect.inputs.stdin import Stdin, StdinOptions
 from lakehouse.collect.plugins import ConfigError
+from tests.unit.collect.fakes import Intake, plugin, running
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

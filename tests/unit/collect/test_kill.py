@@ -12,12 +12,12 @@ from pathlib import Path
 
 import orjson
 
-from collect.fakes import Beat, frames
+from tests.unit.collect.fakes import Beat, frames
 
 COLLECTOR = """
 import asyncio, sys
 from pathlib import Path
-from collect.fakes import plugin
+from tests.unit.collect.fakes import plugin
 from lakehouse.collect import inputs, outputs
 from lakehouse.collect.deadletters import DeadLetters
 from lakehouse.collect.pipeline import Pipeline

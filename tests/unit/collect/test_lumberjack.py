@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from collect.fakes import Acknowledging, Intake, plugin, running
 from lakehouse.collect.event import Event
 from lakehouse.collect.inputs import opened as opened_input
 from lakehouse.collect.inputs.beats import FRAME_BYTES, Beats, BeatsOptions, Frames
 from lakehouse.collect.outputs import opened
 from lakehouse.collect.outputs.lumberjack import LumberjackOptions, LumberjackOutput
 from lakehouse.collect.plugins import Away, ConfigError
+from tests.unit.collect.fakes import Acknowledging, Intake, plugin, running
 
 DEEP: Any = []
 for _ in range(400):

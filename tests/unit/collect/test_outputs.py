@@ -14,7 +14,6 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from elasticsearch import ApiError, ConnectionError
 
-from collect.fakes import plugin
 from lakehouse.collect.deadletters import DeadLetters
 from lakehouse.collect.event import Event, delivered
 from lakehouse.collect.outputs import opened
@@ -23,6 +22,7 @@ from lakehouse.collect.outputs.file import FileOutput, FileOutputOptions
 from lakehouse.collect.outputs.kafka import KafkaOptions, KafkaOutput
 from lakehouse.collect.outputs.stdout import Stdout, StdoutOptions
 from lakehouse.collect.plugins import Away, ConfigError, Plugin
+from tests.unit.collect.fakes import plugin
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 DEEP: Any = []

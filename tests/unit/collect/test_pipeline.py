@@ -12,13 +12,13 @@ from typing import Any
 import orjson
 import pytest
 
-from collect.fakes import Beat, Taker, frames, plugin
 from lakehouse.collect.deadletters import DeadLetters
 from lakehouse.collect.event import Event
 from lakehouse.collect.inputs.beats import Beats, BeatsOptions
 from lakehouse.collect.pipeline import Pipeline, PipelineError
 from lakehouse.collect.plugins import Away, Intake
 from lakehouse.collect.queue import Queue
+from tests.unit.collect.fakes import Beat, Taker, frames, plugin
 
 
 class Source:

@@ -148,6 +148,14 @@ def test_in_quiet_hours_only_the_exempt_are_sent_and_above_the_limits_none(alert
     assert sender.counts == {"resting": 1, "sent": 1, "suppressed": 1}
 
 
+def test_what_is_silenced_is_sent_to_nobody(alerts: Alerts) -> None:
+    with webhook() as hook:
+        sender = Courier({"ops": hook.url}, alerts, silenced=lambda *named: named == (TOLD["rule"], "feed"))
+        assert sender.send(TOLD) == sender.send(TOLD | {"id": "c3", "subject": "users"}) == []
+    assert [body["id"] for _, body in hook.got] == ["c3"]
+    assert sender.counts == {"silenced": 1, "sent": 1}
+
+
 def test_a_refused_notification_is_tried_again_with_the_same_key(alerts: Alerts) -> None:
     with webhook(500, 503) as hook:
         assert courier(alerts, ops=hook.url).send(TOLD) == []
@@ -304,7 +312,7 @@ def test_records_that_are_no_notification_are_logged_and_passed(
         started(broker, "ops")
         broker.put(b"\xff", None, b"[]", b"{}", b"1" * 5000, record(1))
         assert hook.arrived.acquire(timeout=30)
-    lines = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+    lines = [entry.getMessage() for entry in caplog.records if "notifications/" in entry.getMessage()]
     assert [line.split(", ")[-1] for line in lines] == [f"notifications/0/{offset}" for offset in range(1, 6)]
 
 

@@ -7,12 +7,11 @@ from datetime import timedelta
 
 import httpx2
 import pytest
-from fakes import KEYS, Broker, Remembered
 
-from lakehouse.settings import Settings
 from lakehouse.sources.delivery import Delivery
 from serving.app import create_app
 from serving.auth import issue
+from tests.unit.serving.fakes import AWAY, KEYS, Broker, Remembered
 
 
 @pytest.fixture
@@ -33,13 +32,13 @@ def answers() -> Remembered:
 @pytest.fixture
 async def api(anyio_backend: str, broker: Broker, answers: Remembered) -> AsyncIterator[httpx2.AsyncClient]:
     """A client with a token that may write events."""
-    app = create_app(Settings(), Delivery(lambda: broker, timedelta(seconds=5)), answers, KEYS)
+    app = create_app(AWAY, Delivery(lambda: broker, timedelta(seconds=5)), answers, KEYS)
     token = issue(KEYS, "tester", ["write:events"], timedelta(minutes=1))
     async with (
         app.router.lifespan_context(app),
         httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app),
-            base_url="http://api",
+            base_url="http://localhost",
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         ) as client,
     ):

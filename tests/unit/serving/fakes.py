@@ -9,10 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
+from pydantic import SecretStr
 
+from lakehouse.settings import Redis, Settings
 from serving.auth import Keys
 from serving.stores import Answer, claimed
 
+AWAY = Settings(redis=Redis(url=SecretStr("redis://127.0.0.1:1/0")))
+"""No Redis of this machine is touched: limits are each process' own."""
 KEYS = Keys({"new": "n" * 32, "old": "o" * 32})
 EVENT = {
     "event_id": "e1",

@@ -12,12 +12,12 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
-from fakes import EVENT, KEYS
 from pydantic import SecretStr
 
 from lakehouse.settings import Api, Settings, SettingsError, load
-from serving.auth import AuthError, Keys, issue, keys, verify
+from serving.auth import AuthError, Caller, Keys, Tokens, issue, keys, verify
 from serving.problems import Problem
+from tests.unit.serving.fakes import EVENT, KEYS
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
@@ -80,6 +80,28 @@ BAD = {
     "no scope": signed(scope=...),
     "no subject": signed(sub=...),
     "a number for a subject": signed(sub=5),
+    "a blank subject": signed(sub="  "),
+    "an invisible subject": signed(sub="a\nb"),
+    "an endless subject": signed(sub="s" * 301),
+    "scopes in an array": signed(scope=["write:events"]),
+    "no scope but null": signed(scope=None),
+    "a number for scopes": signed(scope=7),
+    "scopes in an object": signed(scope={"write:events": True}),
+    "nobody's user": signed(user_id=None),
+    "an empty user": signed(user_id=""),
+    "a number for a user": signed(user_id=7),
+    "users in an array": signed(user_id=["u1"]),
+    "an infinite end": signed(exp=float("inf")),
+    "words for an end": signed(exp="tomorrow"),
+    "too long": signed(sub="s" * 10_000),
+    "a megabyte": "x" * 1_000_000,
+    "a megabyte that is signed": signed(filler="x" * 1_000_000),
+    "a header of brackets": base64.urlsafe_b64encode(b"[" * 5000).decode() + ".e30.e30",
+    "a header that is an array": base64.urlsafe_b64encode(b"[]").decode().rstrip("=") + ".e30.e30",
+    "a header of rubbish": base64.urlsafe_b64encode(bytes(range(256))).decode().rstrip("=") + ".e30.e30",
+    "an encrypted one": "a.b.c.d.e",
+    "nothing but dots": "..",
+    "a space within": "a b",
 }
 
 
@@ -88,6 +110,9 @@ async def test_a_bad_token_is_refused(api: httpx2.AsyncClient, broker: Any, toke
     with pytest.raises(Problem) as caught:
         verify(KEYS, token)
     assert caught.value.status == 401
+    with pytest.raises(Problem) as caught:
+        await Tokens(KEYS).check(token)
+    assert caught.value.status == 401 and len(caught.value.detail) < 300
     if token.isascii():
         answer = await status(api, f"Bearer {token}")
         assert answer.status_code == 401 and 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
@@ -108,6 +133,49 @@ async def test_every_known_key_verifies_and_the_first_signs(api: httpx2.AsyncCli
 def test_a_token_says_whom_it_names_and_what_for() -> None:
     found = verify(KEYS, issue(KEYS, "me", ["read:tables", "write:events"], HOUR))
     assert found.subject == "me" and found.scopes == {"read:tables", "write:events"}
+
+
+def test_a_users_token_names_the_user() -> None:
+    assert verify(KEYS, issue(KEYS, "me", ["read:users"], HOUR, "u1")) == Caller("me", frozenset({"read:users"}), "u1")
+    assert verify(KEYS, issue(KEYS, "me", ["read:users"], HOUR)).user_id is None
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 301, "a\nb", "\u200b"])
+def test_a_token_for_nobody_is_not_issued(name: str) -> None:
+    with pytest.raises(AuthError, match="a subject has 1 to 300 characters"):
+        issue(KEYS, name, ["read:users"], HOUR)
+    with pytest.raises(AuthError, match="a user has 1 to 300 characters"):
+        issue(KEYS, "me", ["read:users"], HOUR, name)
+
+
+async def test_two_tokens_in_one_request_are_refused(api: httpx2.AsyncClient, broker: Any) -> None:
+    good, bad = (issue(KEYS, "s", [scope], HOUR) for scope in ("write:events", "admin"))
+    twice = [("Authorization", f"Bearer {token}") for token in (good, bad)]
+    del api.headers["Authorization"]
+    assert (await api.post("/v1/events", json=EVENT, headers=twice)).status_code == 401
+    assert broker.records == []
+
+
+async def test_a_token_that_was_valid_just_now_is_not_valid_after_its_end() -> None:
+    now = 0.0
+    tokens = Tokens(KEYS, clock=lambda: now)
+    short = signed(exp=datetime.now(UTC) + timedelta(seconds=2))
+    assert (await tokens.check(short)).subject == "s"
+    known = tokens._known[next(iter(tokens._known))]
+    assert known[1] <= 2.0  # not for five seconds: it ends before
+    with pytest.raises(Problem):
+        await tokens.check(signed(exp=datetime.now(UTC) - timedelta(minutes=1)))
+
+
+async def test_what_is_known_of_tokens_stays_small() -> None:
+    tokens = Tokens(KEYS)
+    for n in range(100):
+        await tokens.check(signed(sub=f"s{n}"))
+    assert len(tokens._known) == 100
+    for bad in BAD.values():
+        with pytest.raises(Problem):
+            await tokens.check(bad)
+    assert len(tokens._known) == 100
 
 
 def test_a_scope_that_does_not_exist_is_not_issued() -> None:
@@ -135,8 +203,9 @@ def test_a_local_secret_that_is_none_is_refused(tmp_path: Path, text: str) -> No
 def test_elsewhere_the_environment_has_to_hold_the_secret(tmp_path: Path) -> None:
     with pytest.raises(AuthError, match=r"profile cluster has no secret .* set LAKEHOUSE_API__SECRETS"):
         keys(Settings(home=tmp_path, profile="cluster"))
-    given = Settings(home=tmp_path, profile="cluster", api=Api(secrets={"k": SecretStr("s" * 32)}))
-    assert keys(given) == Keys({"k": "s" * 32})
+    secret = "6b1f0c9a7d4e2835b6f1c0d9e8a74b23"
+    given = Settings(home=tmp_path, profile="cluster", api=Api(secrets={"k": SecretStr(secret)}))
+    assert keys(given) == Keys({"k": secret})
     assert not (tmp_path / "secrets").exists()
 
 

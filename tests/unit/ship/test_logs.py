@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from collect.fakes import Acknowledging, Intake, plugin, running
 
 from lakehouse.collect.inputs.beats import Beats, BeatsOptions
 from lakehouse.collect.pipeline import Pipeline
 from lakehouse.settings import Collect, Settings
 from lakehouse.ship.logs import ShipError, shipper
+from tests.unit.collect.fakes import Acknowledging, Intake, plugin, running
 
 RECORDS = [
     "2026-11-25T16:00:00.123Z ERROR [shop,-,-] web-1 shop.access - no answer\nTimeout: no answer\n  at handle (a.py:7)",

@@ -1,0 +1,1 @@
+"""``/v1/stream``: what happens now, as server-sent events."""
