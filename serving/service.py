@@ -123,6 +123,7 @@ class Service:
         self._streams = asyncio.Semaphore(STREAMS)
         self._answered: OrderedDict[str, tuple[str, Snapshot]] = OrderedDict()
         self._soon: dict[str, asyncio.Future[Kept]] = {}
+        self._one_soon = asyncio.Semaphore(1)
 
     async def close(self) -> None:
         """Let go of the lake, the stores and the cache."""
@@ -263,8 +264,13 @@ class Service:
         return before if before is not None and before[1].version == snapshot.previous else None
 
     def _made_soon(self, etag: str, make: Callable[[], Awaitable[Kept]]) -> None:
+        async def in_turn() -> Kept:
+            # One after the other: all at once, they would take the processor from who is answered meanwhile.
+            async with self._one_soon:
+                return await self.cache.get(etag, make)
+
         if etag not in self._soon:
-            self._soon[etag] = making = asyncio.ensure_future(self.cache.get(etag, make))
+            self._soon[etag] = making = asyncio.ensure_future(in_turn())
             making.add_done_callback(lambda made: (self._soon.pop(etag, None), made.cancelled() or made.exception()))
 
     def _written(self, caller: Caller, question: Ask, snapshot: Snapshot, kind: str) -> Kept:
