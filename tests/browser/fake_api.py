@@ -296,6 +296,20 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         world.need("mongodb")
         return _page([] if world.quiet else _alerts(world))
 
+    @app.get("/reports")
+    def reports(_: metrics, limit: int = 100) -> dict[str, Any]:
+        world.need("hdfs")
+        days = [] if world.quiet else [world.now.date() - timedelta(days=back) for back in range(1, 1 + min(limit, 9))]
+        made = [{"date": day.isoformat(), "made_at": f"{day + timedelta(days=1)}T00:10:00Z"} for day in days]
+        return _page(
+            [{**one, "languages": ["en", "ko"], "pdf": ["en"], "url": f"/reports/{one['date']}"} for one in made]
+        )
+
+    @app.get("/reports/{name}")
+    def report(name: str, _: metrics, lang: str = "en") -> Response:
+        world.need("hdfs")
+        return Response(f"{name} {lang}", media_type="text/html" if name.endswith("html") else "application/pdf")
+
     # --- the platform ------------------------------------------------------------------------------------------------
 
     @app.get("/v1/status")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -410,6 +411,26 @@ def test_a_range_is_in_the_address_and_can_be_shared(open_page: Open, world: Wor
     page.go_back()
     page.go_back()
     expect(page.get_by_role("button", name=re.compile("Time range"))).to_contain_text("Last hour")
+
+
+def test_a_report_is_saved_in_the_readers_language(open_page: Open, world: World) -> None:
+    page = open_page("overview?range=1h", language="ko-KR")
+    settled(page)
+    rows = panel(page, "일일 보고서").get_by_role("row")
+    expect(rows).to_have_count(9)  # the heading, today, a week
+    with page.expect_download() as saved:
+        rows.nth(2).get_by_role("button", name="PDF").click()
+    yesterday = world.now.date() - timedelta(days=1)
+    assert saved.value.suggested_filename == f"lakehouse-{yesterday}.ko.pdf"
+    assert saved.value.path().read_text() == f"{yesterday}.pdf ko"
+
+
+def test_a_report_that_cannot_be_had_is_said(open_page: Open, world: World, watch: Watch) -> None:
+    page = open_page("overview?range=1h")
+    settled(page)
+    world.away, watch.expected = {"hdfs"}, {503}
+    panel(page, "Daily reports").get_by_role("button", name="HTML").first.click()
+    expect(panel(page, "Daily reports").get_by_role("alert")).to_be_visible()
 
 
 @pytest.mark.parametrize("name", ["activity", "services", "hosts"])

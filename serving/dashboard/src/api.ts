@@ -49,13 +49,28 @@ export function address(path: string, params: Params = {}): string {
 
 /** One object. */
 export function get<T>(path: string, params: Params = {}, signal?: AbortSignal): Promise<Answer<T>> {
-  return ask(address(path, params), "application/json", (response) => response.json() as Promise<T>, signal);
+  return getAt(address(path, params), signal);
+}
+
+/** One object by its whole address. */
+export function getAt<T>(url: string, signal?: AbortSignal): Promise<Answer<T>> {
+  return ask(url, "application/json", (response) => response.json() as Promise<T>, signal);
 }
 
 /** Rows of a table, up to `limit`; they come as NDJSON, which has no bound on their number. */
 export function rows<T>(path: string, params: Params, signal?: AbortSignal): Promise<Answer<T[]>> {
   const read = async (response: Response) => parseLines<T>(await response.text());
   return ask(address(path, params), "application/x-ndjson", read, signal);
+}
+
+/** A file, kept where the browser puts what it downloads: a link alone would ask for it without the token. */
+export async function save(url: string, name: string): Promise<void> {
+  const { body } = await ask(url, "*/*", (response) => response.blob());
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(body);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 export function parseLines<T>(text: string): T[] {

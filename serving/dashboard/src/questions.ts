@@ -1,5 +1,5 @@
 /** The questions that pages ask, by the tables that answer them. */
-import { get, Problem, rows, type Answer, type Params } from "./api";
+import { get, getAt, Problem, rows, type Answer, type Params } from "./api";
 import { saw, site, trending } from "./now";
 import { useQuery, type Query } from "./query";
 import { bounds, minutesOf, rangeKey, rfc3339, stepOf, stepParam, type Bounds, type Range } from "./range";
@@ -11,6 +11,7 @@ import type {
   Forecast,
   Health,
   Host,
+  KeptReport,
   Page,
   Site,
   SlowPath,
@@ -228,6 +229,13 @@ export function useUtilization(range: Range, hosts: readonly string[], metric: s
     },
     { tables: ["gold.host_utilization_minute", "gold.forecasts", "gold.anomalies"], gapMs: gap(range) },
   );
+}
+
+/** Days whose reports are kept, the newest first. */
+export function useReports(): Query<KeptReport[]> {
+  return useQuery("reports", async (signal) => (await getAt<Page<KeptReport>>("/reports?limit=8", signal)).body.data, {
+    everyMs: 300_000,
+  });
 }
 
 export function useStatus(): Query<Status> {

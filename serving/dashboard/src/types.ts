@@ -60,6 +60,11 @@ export interface Utilization {
   avg: number;
   max: number;
 }
+/** A day whose report is kept. */
+export interface KeptReport {
+  date: string;
+  made_at: string;
+}
 export interface Anomaly {
   series: string;
   time: string;

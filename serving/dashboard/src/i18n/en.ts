@@ -106,6 +106,16 @@ export const en = {
 
   "overview.figures": "At a glance",
 
+  "reports.title": "Daily reports",
+  "reports.note": "Kept by the timetable, days in UTC",
+  "reports.day": "Day",
+  "reports.made": "Made",
+  "reports.file": "Save as",
+  "reports.today": "Today so far",
+  "reports.now": "When asked for",
+  "reports.making": "Making…",
+  "reports.save": "Save the report of {day} as {form}",
+
   "activity.now": "Now",
   "activity.off": "No real-time processor shows anything. Start it with: lakehouse up",
   "activity.live": "Live",

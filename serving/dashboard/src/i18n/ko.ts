@@ -108,6 +108,16 @@ export const ko: Catalogue = {
 
   "overview.figures": "한눈에 보기",
 
+  "reports.title": "일일 보고서",
+  "reports.note": "일정에 따라 보관, 날짜는 UTC 기준",
+  "reports.day": "날짜",
+  "reports.made": "작성",
+  "reports.file": "저장 형식",
+  "reports.today": "오늘 (지금까지)",
+  "reports.now": "요청할 때 작성",
+  "reports.making": "작성 중…",
+  "reports.save": "{day} 보고서를 {form} 파일로 저장",
+
   "activity.now": "지금",
   "activity.off": "실시간 처리기가 보내는 값이 없습니다. lakehouse up으로 시작하세요.",
   "activity.live": "실시간",

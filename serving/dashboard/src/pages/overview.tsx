@@ -4,7 +4,7 @@ import { age, compact, integer, milliseconds, percent } from "../format";
 import { t } from "../language";
 import { moments, total } from "../now";
 import type { Query } from "../query";
-import { useActivity, useServices, useSite, useStatus, useTrending } from "../questions";
+import { useActivity, useReports, useServices, useSite, useStatus, useTrending } from "../questions";
 import { href } from "../route";
 import { summary } from "../series";
 import { useStore } from "../store";
@@ -13,6 +13,7 @@ import { EventsChart } from "./activity";
 import { AlertList } from "./alerts";
 import { lagOf } from "./pipeline";
 import { TrendingList } from "./posts";
+import { ReportList } from "./reports";
 import { ServiceTable } from "./services";
 import { Fresh, Panel, words } from "../ui/panel";
 import { Ago, Figures, Spoken, type Figure } from "../ui/parts";
@@ -27,6 +28,7 @@ export function Overview() {
   const alerts = useAlerts();
   const activity = useActivity(range);
   const trending = useTrending(8);
+  const reports = useReports();
   const figures: Figure[] = [
     {
       label: t("figure.users"),
@@ -97,6 +99,9 @@ export function Overview() {
         tools={<a href={href("posts")}>{t("panel.all")}</a>}
       >
         {(data) => <TrendingList of={data} />}
+      </Panel>
+      <Panel title={t("reports.title")} note={t("reports.note")} class="full" query={reports}>
+        {(data) => <ReportList of={data} />}
       </Panel>
     </>
   );
