@@ -12,12 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lakehouse.settings import Settings
 
+if TYPE_CHECKING:
+    from lakehouse.doctor import Finding
+
+OLD = timedelta(days=180)
+"""After so long a secret should be rotated."""
 SHORTEST = 32
 """Bytes of a secret: as long as the hash (RFC 7518, 3.2)."""
 LEAST_BITS = 90
@@ -86,6 +91,30 @@ def weakness(secret: str) -> str | None:
     counts = Counter(secret).values()
     bits = -sum(n * math.log2(n / len(secret)) for n in counts)
     return f"has few different characters ({len(counts)})" if bits < LEAST_BITS else None
+
+
+def examined(settings: Settings) -> Iterator[Finding]:
+    """For ``lakehouse doctor``: there are secrets that nobody guesses, and the one that signs is not old."""
+    from lakehouse.doctor import Finding
+
+    if not settings.api.secrets and settings.profile == "local" and not local_path(settings).exists():
+        yield Finding("secrets", "ok", "none yet: the first start of the API makes one")
+        return
+    try:
+        found = keys(settings)
+    except AuthError as error:
+        yield Finding("secrets", "problem", str(error), "openssl rand -hex 32; docs/security.md says where it goes")
+        return
+    weak = {kid: why for kid, secret in found.secrets.items() if (why := weakness(secret))}
+    for kid, why in weak.items():
+        yield Finding("secrets", "warning", f"the secret {kid} {why}", "lakehouse token --rotate, then --retire it")
+    signs = next(iter(found.secrets))
+    made = found.made.get(signs)
+    if made is not None and datetime.now(UTC) - made > OLD:
+        said = f"tokens are signed with a secret of {made:%Y-%m-%d}"
+        yield Finding("secrets", "warning", said, "lakehouse token --rotate")
+    elif not weak:
+        yield Finding("secrets", "ok", f"tokens are signed with {signs}")
 
 
 # --- the local file --------------------------------------------------------------------------------------------------

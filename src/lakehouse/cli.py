@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -193,6 +194,21 @@ def status(as_json: Json = False) -> None:
 
     found = status(_settings())
     _print_json(found) if as_json else show_status(found)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look for what is wrong here, or will be, and say what to do about it; exit code 3 where something is wrong."""
+    from lakehouse.doctor import examine
+    from lakehouse.report import show_findings
+
+    _from_checkout()
+    from serving.keys import examined
+
+    found = examine(_settings(), {"secrets": examined})
+    _print_json([asdict(finding) for finding in found]) if as_json else show_findings(found)
+    if any(finding.level == "problem" for finding in found):
+        raise typer.Exit(3)
 
 
 @app.command()

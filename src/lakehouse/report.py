@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from lakehouse.alerting.silences import Silence
+    from lakehouse.doctor import Finding
 
 SHOWN_ROWS = 200
 
@@ -42,6 +43,19 @@ def size(value: float) -> str:
             return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
         value /= 1000
     return f"{value:,.1f} TB"
+
+
+def show_findings(found: Sequence[Finding]) -> None:
+    """What ``lakehouse doctor`` found, with what to do about it below."""
+    marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[red]problem[/]"}
+    table = _table("", "check", "found")
+    for one in found:
+        remedy = f"\n-> {escape(one.remedy)}" if one.remedy else ""
+        table.add_row(marks[one.level], one.check, escape(one.said) + remedy)
+    console = _console()
+    console.print(table)
+    counts = [sum(one.level == level for one in found) for level in ("problem", "warning")]
+    console.print(f"{counts[0]} problems, {counts[1]} warnings")
 
 
 def show_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -16,6 +16,7 @@ from deltalake.fs import DeltaStorageHandler
 
 from lakehouse import stack as servers
 from lakehouse.audit import audit
+from lakehouse.doctor import examine
 from lakehouse.flows import TABLES, effects
 from lakehouse.inspect import wait
 from lakehouse.query import query
@@ -28,6 +29,7 @@ from lakehouse.sinks.mongo import MongoSink
 from lakehouse.sinks.redis import RedisSink
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
+from serving.keys import examined
 from tests.integration.lake import StreamProcess, environment, event, mixed, problems, send, settled, until
 
 pytestmark = pytest.mark.integration
@@ -169,6 +171,13 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
     with StreamProcess(stack):
         result = settled(stack)
     assert result["balanced"], problems(result)
+
+
+def test_the_doctor_finds_nothing_wrong_and_says_what_is(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [one for one in examine(stack, {"secrets": examined}) if one.level == "problem"] == []
+    kafka = stack.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
+    away = examine(stack.model_copy(update={"kafka": kafka}))
+    assert {one.check for one in away if one.level == "problem"} >= {"topics", "offsets"}
 
 
 @pytest.mark.long  # two minutes and a half: five starts of the stream and three rebuilds

@@ -161,6 +161,11 @@ def kill_server(settings: Settings, name: str, sig: signal.Signals = signal.SIGK
     return supervisor.send(settings, name, sig)
 
 
+def port(settings: Settings, name: str) -> int:
+    """Where a local server has one of its ports: as it was chosen at the last start, else the usual one."""
+    return {**_default_ports(settings), **ports.remembered(_ports_file(settings))}[name]
+
+
 def check_existing(settings: Settings) -> None:
     """Ask every address in the settings.
 
