@@ -190,16 +190,17 @@ def hdfs(settings: Settings) -> Iterator[Finding]:
     web = _namenode_web(settings)
     facts = _jmx(web, "Hadoop:service=NameNode,name=FSNamesystem")
     info = _jmx(web, "Hadoop:service=NameNode,name=NameNodeInfo")
+    # FSNamesystem's own counts of DataNodes are some seconds old.
+    live, dead = (len(json.loads(info[name])) for name in ("LiveNodes", "DeadNodes"))
     bad = False
     for fact, level, words, remedy in _BLOCKS:
-        if count := facts[fact]:
+        if count := {**facts, "NumDeadDataNodes": dead}[fact]:
             bad = True
             yield Finding("hdfs", level, f"{count} {words}", remedy)
     if info["Safemode"]:
         bad = True
         said = "the NameNode is in safe mode: nothing can be written"
         yield Finding("hdfs", "problem", said, "wait, or see why: hdfs dfsadmin -safemode get")
-    live = facts["NumLiveDataNodes"]
     if live < settings.hdfs.replication:
         bad = True
         said = f"{settings.hdfs.replication} copies are wanted, {live} DataNodes live"

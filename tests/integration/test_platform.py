@@ -173,7 +173,8 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
     assert result["balanced"], problems(result)
 
 
-def test_the_doctor_finds_nothing_wrong_and_says_what_is(stack: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_finds_nothing_wrong_and_says_what_is(stack: Settings) -> None:
+    create_topics(stack)
     assert [one for one in examine(stack, {"secrets": examined}) if one.level == "problem"] == []
     kafka = stack.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
     away = examine(stack.model_copy(update={"kafka": kafka}))

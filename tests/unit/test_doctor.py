@@ -111,7 +111,7 @@ def test_ports_that_others_took(tmp_path: Path) -> None:
 
 
 WELL = {
-    "MissingBlocks": 0, "CorruptBlocks": 0, "UnderReplicatedBlocks": 0, "NumDeadDataNodes": 0, "NumLiveDataNodes": 1,
+    "MissingBlocks": 0, "CorruptBlocks": 0, "UnderReplicatedBlocks": 0, "DeadNodes": "{}", "LiveNodes": '{"a": {}}',
     "CapacityRemaining": 90, "CapacityTotal": 100, "BlocksTotal": 7,
 }  # fmt: skip
 
@@ -122,8 +122,8 @@ WELL = {
         ({}, ["ok"]),
         ({"MissingBlocks": 2}, ["problem"]),
         ({"CorruptBlocks": 2, "UnderReplicatedBlocks": 1}, ["problem", "warning"]),
-        ({"NumDeadDataNodes": 1}, ["warning"]),
-        ({"NumLiveDataNodes": 0}, ["problem"]),
+        ({"DeadNodes": '{"b": {}}'}, ["warning"]),
+        ({"LiveNodes": "{}"}, ["problem"]),
         ({"CapacityRemaining": 9}, ["warning"]),
         ({"Safemode": "Safe mode is ON"}, ["problem"]),
     ],

@@ -32,6 +32,7 @@ from pyarrow.fs import PyFileSystem
 
 from lakehouse.bench.figures import BenchError, Figure, figure
 from lakehouse.flows import TABLES
+from lakehouse.ops.access_log import TABLE as ACCESSES
 from lakehouse.running import up
 from lakehouse.settings import PROJECT, Settings, load
 
@@ -116,6 +117,7 @@ class Trial:
             }
         )
         self._write("gold.host_utilization_minute", table)
+        self._write(ACCESSES.name, ACCESSES.arrow.empty_table())  # reads of what is a user's are kept there
         client: Any = redis.Redis.from_url(self.redis_url)
         items = [{"post_id": f"p{number}", "score": 1 / (number + 1)} for number in range(20)]
         body = orjson.dumps({"model_version": "1", "at": newest, "items": items}, option=orjson.OPT_UTC_Z)
