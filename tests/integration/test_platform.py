@@ -178,7 +178,7 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_is(stack: Settings) -> Non
     assert [one for one in examine(stack, {"secrets": examined}) if one.level == "problem"] == []
     kafka = stack.kafka.model_copy(update={"bootstrap_servers": "127.0.0.1:1"})
     away = examine(stack.model_copy(update={"kafka": kafka}))
-    assert {one.check for one in away if one.level == "problem"} >= {"topics", "offsets"}
+    assert "topics" in {one.check for one in away if one.level == "problem"}
 
 
 @pytest.mark.long  # two minutes and a half: five starts of the stream and three rebuilds
