@@ -319,37 +319,7 @@ def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int
     filter_argument = strawberry.argument(description="Conditions, all of which hold.")
     order_argument = strawberry.argument(description="The newest first by default; the key always comes last.")
 
-    async def asked(
-        root: Any, info: Info[Context, None], first: int, after: str | None, filter: Any, order: Any, **of_time: Any
-    ) -> Any:
-        context = info.context
-        context.need(scope)
-
-        def make() -> tuple[Ask, tuple[str, ...]]:
-            conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
-            ordered = ",".join(each.value for each in order) if order else None
-            question = ask(rows.table, context.caller, conditions=conditions, order=ordered, limit=first, **of_time)
-            return question, selected(info._raw_info, rows.table, of)
-
-        question, select = context.once(info._raw_info.field_nodes, make)
-        if of is None:
-            return await page(context, question, select, after)
-        return await page_of(context, question, select, after, of, root.id)
-
     async def resolve(
-        root: Any,
-        info: Info[Context, None],
-        first: int = first,
-        after: str | None = None,
-        filter: Any = None,
-        order: Any = None,
-        since: str | None = None,
-        until: str | None = None,
-        version: int | None = None,
-    ) -> Any:
-        return await asked(root, info, first, after, filter, order, since=since, until=until, version=version)
-
-    async def resolve_steps(
         root: Any,
         info: Info[Context, None],
         first: int = first,
@@ -361,8 +331,22 @@ def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int
         version: int | None = None,
         step: str | None = None,
     ) -> Any:
-        of_time = {"since": since, "until": until, "version": version, "step": step}
-        return await asked(root, info, first, after, filter, order, **of_time)
+        context = info.context
+        context.need(scope)
+
+        def make() -> tuple[Ask, tuple[str, ...]]:
+            conditions = list(_conditions(filter, rows.table.table.schema.names)) if filter else ()
+            question = ask(
+                rows.table, context.caller, conditions=conditions,
+                order=",".join(each.value for each in order) if order else None,
+                since=since, until=until, limit=first, version=version, step=step,
+            )  # fmt: skip
+            return question, selected(info._raw_info, rows.table, of)
+
+        question, select = context.once(info._raw_info.field_nodes, make)
+        if of is None:
+            return await page(context, question, select, after)
+        return await page_of(context, question, select, after, of, root.id)
 
     resolve.__annotations__ = {
         "info": Info,
@@ -373,13 +357,15 @@ def field(rows: Rows, scope: Scope, said: str, of: str | None = None, first: int
         "since": Since,
         "until": Until,
         "version": Version,
+        "step": Step,
     }
-    resolve_steps.__annotations__ = resolve.__annotations__ | {"step": Step}
-    return strawberry.field(
-        resolver=resolve_steps if rows.table.name in steps.FOLDS else resolve, graphql_type=rows.connection | None,
-        description=f"{said} Needs the scope `{scope}`.",
+    made = strawberry.field(
+        resolver=resolve, graphql_type=rows.connection | None, description=f"{said} Needs the scope `{scope}`.",
         metadata={"weight": QUERY_WEIGHT, "sized": "first", "size": first},
     )  # fmt: skip
+    if rows.table.name not in steps.FOLDS:
+        made.arguments = [argument for argument in made.arguments if argument.python_name != "step"]
+    return made
 
 
 async def page(
