@@ -167,7 +167,8 @@ class Trial:
     def clear(self) -> None:
         """Empty the Redis database and the lake root."""
         redis.Redis.from_url(self.redis_url).flushdb()
-        PyFileSystem(DeltaStorageHandler(self.settings.root)).delete_dir("gold")
+        for layer in ("gold", "ops"):
+            PyFileSystem(DeltaStorageHandler(self.settings.root)).delete_dir(layer)
 
     # --- servers -----------------------------------------------------------------------------------------------------
 
