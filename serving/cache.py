@@ -74,17 +74,17 @@ class Cache:
         self.hits = self.misses = 0
 
     def at_hand(self, key: str) -> Kept | None:
-        """The answer of a key if it is in this process."""
+        """The answer of a key if it is in this process; counted as one that was there."""
         found = self._at_hand.get(key)
         if found is None or self._clock() >= found[0]:
             return None
         self._at_hand.move_to_end(key)
+        self.hits += 1
         return found[1]
 
     async def get(self, key: str, make: Callable[[], Awaitable[Kept]]) -> Kept:
         """The answer of a key, made if it is not there; an error of ``make`` is everybody's who waits for it."""
         if (found := self.at_hand(key)) is not None:
-            self.hits += 1
             return found
         if (waiting := self._making.get(key)) is None:
             # It is made to the end even if the first who asked goes away: others may wait for it.

@@ -244,8 +244,6 @@ class Service:
                     return Body(None, kind, etag, snapshot)
         if kept is None:
             kept = await self.cache.get(etag, make)
-        else:
-            self.cache.hits += 1
         self._remember(asked, etag, snapshot)
         self._recorded(caller, question, kept.rows)
         return Body(kept.body, kind, etag, snapshot, kept.next)

@@ -20,6 +20,7 @@ from deltalake.fs import DeltaStorageHandler
 from pyarrow import fs
 
 from lakehouse.settings import Settings
+from lakehouse.sinks.files import put
 from lakehouse.sources.lake import LakeError
 from serving.report.words import Lang
 
@@ -67,10 +68,7 @@ class Kept:
     def write(self, date: Date, lang: Lang, form: Form, content: bytes) -> None:
         """Put a report in place of the one before."""
         with self._files() as (_, handler):
-            # The handler's own stream: what its public method returns takes no bytes from pyarrow (delta-rs 1.6.6).
-            stream = handler._handler.open_output_stream(_path(date, lang, form))
-            stream.write(content)
-            stream.close()  # not where writing failed: closing is what puts the file in place
+            put(handler, _path(date, lang, form), content)
 
     def all(self) -> list[Copy]:
         """All that are kept, the newest day first."""

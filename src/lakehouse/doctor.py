@@ -11,26 +11,26 @@ import re
 import shutil
 import stat
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psutil
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
 
 from lakehouse import stack
 from lakehouse.contracts import TOPICS
 from lakehouse.settings import PROJECT, Settings
+from lakehouse.sinks.files import put
 from lakehouse.sources.lake import Lake, LakeError, NoTableError
-from lakehouse.sources.topics import CONFIG, NOTIFICATIONS
-from lakehouse.stack import jars, jdk, ports
+from lakehouse.sources.topics import NOTIFICATIONS, differing
+from lakehouse.stack import jars, jdk, ports, probes, supervisor
 from lakehouse.stack.servers import SERVERS
 
 Level = Literal["ok", "warning", "problem"]
@@ -140,7 +140,8 @@ def private_files(settings: Settings) -> Iterator[Finding]:
 
 
 def _private(home: Path) -> Iterator[Path]:
-    yield from (folder for folder in (home / "secrets",) if folder.exists())
+    if (home / "secrets").exists():
+        yield home / "secrets"
     for name in ("secrets", "spool"):
         yield from (path for path in (home / name).rglob("*") if path.is_file())
 
@@ -159,23 +160,15 @@ def servers(settings: Settings) -> Iterator[Finding]:
             yield Finding("servers", "problem", said, remedy + (f"; its log: {state['log']}" if state["log"] else ""))
 
 
-_BLOCKS: tuple[tuple[str, Level, str, str], ...] = (
-    ("MissingBlocks", "problem", "blocks are missing", "start the DataNodes that hold them; see hdfs fsck /"),
-    ("CorruptBlocks", "problem", "blocks are corrupt", "hdfs fsck / names the files, lakehouse audit what is wrong"),
-    ("UnderReplicatedBlocks", "warning", "blocks have too few copies", "start DataNodes, or lower hdfs.replication"),
-    ("NumDeadDataNodes", "warning", "DataNodes are dead", "start them, or take them out of the cluster"),
-)
-
-
 def free_ports(settings: Settings) -> Iterator[Finding]:
     """Nobody else listens where a local server, or the API, is to listen."""
     if settings.servers == "existing":
         yield Finding("ports", "ok", "servers are others'")
         return
-    states, programs = stack.status(settings), stack.program_states(settings)
-    stopped = [server for server in SERVERS if states[server.name]["state"] == "STOPPED"]
+    states = supervisor.states(settings)
+    stopped = [server for server in SERVERS if server.name not in states or states[server.name]["state"] == "STOPPED"]
     wanted = {name: stack.port(settings, name) for server in stopped for name in server.ports}
-    if "serve" not in programs:
+    if "serve" not in states:
         wanted["the API"] = settings.api.port
     taken = {name: port for name, port in wanted.items() if port and ports.is_taken(port)}
     for name, port in taken.items():
@@ -185,44 +178,42 @@ def free_ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("ports", "ok", f"{len(wanted)} are free, the rest is ours" if wanted else "all are ours")
 
 
+_BLOCKS: tuple[tuple[str, Level, str, str], ...] = (
+    ("MissingBlocks", "problem", "blocks are missing", "start the DataNodes that hold them; see hdfs fsck /"),
+    ("CorruptBlocks", "problem", "blocks are corrupt", "hdfs fsck / names the files, lakehouse audit what is wrong"),
+    ("UnderReplicatedBlocks", "warning", "blocks have too few copies", "start DataNodes, or lower hdfs.replication"),
+    ("NumDeadDataNodes", "warning", "DataNodes are dead", "start them, or take them out of the cluster"),
+)
+
+
 def hdfs(settings: Settings) -> Iterator[Finding]:
     """Blocks have the copies that they should have, DataNodes live, there is room."""
     web = _namenode_web(settings)
-    facts = _jmx(web, "Hadoop:service=NameNode,name=FSNamesystem")
-    info = _jmx(web, "Hadoop:service=NameNode,name=NameNodeInfo")
+    facts = probes.jmx(web, "NameNode,name=FSNamesystem")
+    info = probes.jmx(web, "NameNode,name=NameNodeInfo")
     # FSNamesystem's own counts of DataNodes are some seconds old.
-    live, dead = (len(json.loads(info[name])) for name in ("LiveNodes", "DeadNodes"))
-    bad = False
-    for fact, level, words, remedy in _BLOCKS:
-        if count := {**facts, "NumDeadDataNodes": dead}[fact]:
-            bad = True
-            yield Finding("hdfs", level, f"{count} {words}", remedy)
+    live, facts["NumDeadDataNodes"] = (len(json.loads(info[name])) for name in ("LiveNodes", "DeadNodes"))
+    wrong = [
+        Finding("hdfs", level, f"{facts[fact]} {said}", mend) for fact, level, said, mend in _BLOCKS if facts[fact]
+    ]
     if info["Safemode"]:
-        bad = True
         said = "the NameNode is in safe mode: nothing can be written"
-        yield Finding("hdfs", "problem", said, "wait, or see why: hdfs dfsadmin -safemode get")
+        wrong.append(Finding("hdfs", "problem", said, "wait, or see why: hdfs dfsadmin -safemode get"))
     if live < settings.hdfs.replication:
-        bad = True
         said = f"{settings.hdfs.replication} copies are wanted, {live} DataNodes live"
-        yield Finding("hdfs", "problem", said, "start DataNodes, or lower hdfs.replication")
+        wrong.append(Finding("hdfs", "problem", said, "start DataNodes, or lower hdfs.replication"))
     left, total = facts["CapacityRemaining"], facts["CapacityTotal"]
     if total and left < total / 10:
-        bad = True
-        yield Finding("hdfs", "warning", f"{left / _GIB:.1f} of {total / _GIB:.1f} GiB left", "add disks or DataNodes")
-    if not bad:
-        yield Finding("hdfs", "ok", f"{facts['BlocksTotal']:,} blocks, all with their copies, {live} DataNodes live")
+        said = f"{left / _GIB:.1f} of {total / _GIB:.1f} GiB left"
+        wrong.append(Finding("hdfs", "warning", said, "add disks or DataNodes"))
+    said = f"{facts['BlocksTotal']:,} blocks, all with their copies, {live} DataNodes live"
+    yield from wrong or [Finding("hdfs", "ok", said)]
 
 
 def _namenode_web(settings: Settings) -> str:
     if settings.servers != "existing":
-        return f"127.0.0.1:{stack.port(settings, 'namenode-http')}"
+        return f"{ports.HOST}:{stack.port(settings, 'namenode-http')}"
     return f"{urlsplit(settings.hdfs.uri).hostname}:9870"
-
-
-def _jmx(web: str, bean: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://{web}/jmx?qry={bean}", timeout=_ANSWER_S) as answer:
-        found: dict[str, Any] = json.load(answer)["beans"][0]
-    return found
 
 
 def clocks(settings: Settings) -> Iterator[Finding]:
@@ -262,43 +253,29 @@ def _mongo_time(settings: Settings) -> float:
 
 def topics(settings: Settings) -> Iterator[Finding]:
     """Topics are made as the design says, and have as many copies as the settings want."""
-    from lakehouse.stack import probes
-
     kafka = settings.kafka
     probes.kafka(kafka.bootstrap_servers)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
     known = admin.list_topics(timeout=_ANSWER_S).topics
     names = (*TOPICS, NOTIFICATIONS)
+    wrong = []
     if missing := [name for name in names if name not in known]:
-        yield Finding("topics", "problem", f"missing: {', '.join(missing)}", "lakehouse up --servers")
+        wrong.append(Finding("topics", "problem", f"missing: {', '.join(missing)}", "lakehouse up --servers"))
     there = [name for name in names if name in known]
-    wrong = False
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in there]
-    for resource, future in (admin.describe_configs(resources, request_timeout=_ANSWER_S) if there else {}).items():
-        found = future.result()
-        for key, wanted in CONFIG.items():
-            if (have := found[key].value) != wanted:
-                wrong = True
-                mend = (
-                    f"kafka-configs.sh --bootstrap-server {kafka.bootstrap_servers} --alter --entity-type topics "
-                    f"--entity-name {resource.name} --add-config {key}={wanted}"
-                )
-                # Duplicates are recognised by append time; the rest an operator may have chosen.
-                level: Level = "problem" if key == "message.timestamp.type" else "warning"
-                yield Finding("topics", level, f"{resource.name} has {key}={have}, made as {wanted}", mend)
+    for other in differing(admin, there, kafka.bootstrap_servers):
+        said = f"{other.topic} has {other.key}={other.have}, made as {other.wanted}"
+        wrong.append(Finding("topics", "problem" if other.must else "warning", said, other.mend))
     for name in there:
-        copies = min(len(partition.replicas) for partition in known[name].partitions.values())
-        behind = sum(len(part.isrs) < len(part.replicas) for part in known[name].partitions.values())
+        partitions = known[name].partitions.values()
+        copies = min(len(partition.replicas) for partition in partitions)
         if copies < kafka.replication:
-            wrong = True
             said = f"{name} has {copies} copies, kafka.replication is {kafka.replication}"
-            yield Finding("topics", "warning", said, "kafka-reassign-partitions.sh, or lower kafka.replication")
-        if behind:
-            wrong = True
+            remedy = "kafka-reassign-partitions.sh, or lower kafka.replication"
+            wrong.append(Finding("topics", "warning", said, remedy))
+        if behind := sum(len(partition.isrs) < len(partition.replicas) for partition in partitions):
             said = f"{behind} partitions of {name} have copies that are behind"
-            yield Finding("topics", "warning", said, "look at the brokers that are not in sync")
-    if not wrong and not missing:
-        yield Finding("topics", "ok", f"{len(there)} topics, made as they should be")
+            wrong.append(Finding("topics", "warning", said, "look at the brokers that are not in sync"))
+    yield from wrong or [Finding("topics", "ok", f"{len(there)} topics, made as they should be")]
 
 
 def offsets(settings: Settings) -> Iterator[Finding]:
@@ -310,28 +287,24 @@ def offsets(settings: Settings) -> Iterator[Finding]:
         return
     config = {"bootstrap.servers": settings.kafka.bootstrap_servers, "group.id": "lakehouse-doctor", "log_level": 0}
     consumer = Consumer(config)
-    wrong = False
+    wrong = []
     try:
-        for topic, cut in cuts.items():
-            for partition, end in cut.ends.items():
-                place = f"{topic}/{partition}"
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
-                if high < end:
-                    wrong = True
-                    said = f"{place} ends at offset {high}, the ledger has read up to {end}: it was made anew"
-                    remedy = "keep the tables and start with new ones (another hdfs.root), or bring the old topic back"
-                    yield Finding("offsets", "problem", said, remedy)
-                elif low > end:
-                    wrong = True
-                    said = f"{place} begins at offset {low}, the ledger has read up to {end} only: the rest is gone"
-                    remedy = "raise retention.ms of the topic; lakehouse audit names what is missing"
-                    yield Finding("offsets", "problem", said, remedy)
+        for topic, partition, end in ((cut.topic, *one) for cut in cuts.values() for one in cut.ends.items()):
+            place = f"{topic}/{partition}"
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ANSWER_S)
+            if high < end:
+                said = f"{place} ends at offset {high}, the ledger has read up to {end}: it was made anew"
+                remedy = "keep the tables and start with new ones (another hdfs.root), or bring the old topic back"
+                wrong.append(Finding("offsets", "problem", said, remedy))
+            elif low > end:
+                said = f"{place} begins at offset {low}, the ledger has read up to {end} only: the rest is gone"
+                remedy = "raise retention.ms of the topic; lakehouse audit names what is missing"
+                wrong.append(Finding("offsets", "problem", said, remedy))
     except KafkaException as error:
         raise RuntimeError(error.args[0].str()) from None
     finally:
         consumer.close()
-    if not wrong:
-        yield Finding("offsets", "ok", f"ledger and Kafka agree on {len(cuts)} topics")
+    yield from wrong or [Finding("offsets", "ok", f"ledger and Kafka agree on {len(cuts)} topics")]
 
 
 def lake(settings: Settings) -> Iterator[Finding]:
@@ -343,10 +316,7 @@ def lake(settings: Settings) -> Iterator[Finding]:
     files = PyFileSystem(handler)
     name, body = f"_doctor/{uuid4().hex}", os.urandom(1024)
     try:
-        # PyArrow hands over a buffer of its own, which delta-rs does not take.
-        out = handler._handler.open_output_stream(name)
-        out.write(body)
-        out.close()
+        put(handler, name, body)
         with files.open_input_stream(name) as found:
             same = found.read() == body
         files.delete_file(name)

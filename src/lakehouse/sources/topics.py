@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -107,29 +107,52 @@ def create_topics(settings: Settings, prefix: str = "") -> list[str]:
     while not set(names) <= _topics(settings)[1] and time.monotonic() < deadline:
         time.sleep(0.05)  # a topic is made before every broker's view of the cluster shows it
     require_topics(settings, names)
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names if name not in created]
-    for resource, future in (admin.describe_configs(resources, request_timeout=_ANSWER_S) if resources else {}).items():
-        try:
-            found = {key: entry.value for key, entry in future.result().items() if key in CONFIG}
-        except KafkaException as error:
-            raise TopicError(f"topic {resource.name} cannot be described: {error.args[0].str()}") from None
-        _verify(resource.name, found, settings.kafka.bootstrap_servers)
+    for other in differing(admin, [name for name in names if name not in created], settings.kafka.bootstrap_servers):
+        if other.must:
+            raise TopicError(
+                f"topic {other.topic} has {other.key}={other.have}, needs {other.wanted}: mend with `{other.mend}`"
+            )
+        _log.warning(
+            "topic %s has %s=%s, made as %s: `%s`", other.topic, other.key, other.have, other.wanted, other.mend
+        )
     return created
 
 
-def _verify(name: str, found: dict[str, str], servers: str) -> None:
-    """Raise where the timestamp type differs; warn of settings an operator may have chosen (retention, size)."""
-    for key, wanted in CONFIG.items():
-        have = found.get(key)
-        if have == wanted:
-            continue
-        mend = (
-            f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {name} "
-            f"--add-config {key}={wanted}"
-        )
-        if key == "message.timestamp.type":
-            raise TopicError(f"topic {name} has {key}={have}, needs {wanted}: mend with `{mend}`")
-        _log.warning("topic %s has %s=%s, made as %s: `%s`", name, key, have, wanted, mend)
+class Differing(NamedTuple):
+    """A setting of a topic that is not as it is made, and the command that mends it."""
+
+    topic: str
+    key: str
+    have: str | None
+    wanted: str
+    mend: str
+
+    @property
+    def must(self) -> bool:
+        """Whether the platform rests on it; the others (retention, size) an operator may have chosen."""
+        return self.key == "message.timestamp.type"
+
+
+def differing(admin: AdminClient, names: Sequence[str], servers: str) -> Iterator[Differing]:
+    """Settings of topics that differ from :data:`CONFIG`.
+
+    Raises:
+        TopicError: a topic cannot be described.
+    """
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for resource, future in (admin.describe_configs(resources, request_timeout=_ANSWER_S) if resources else {}).items():
+        try:
+            found = future.result()
+        except KafkaException as error:
+            raise TopicError(f"topic {resource.name} cannot be described: {error.args[0].str()}") from None
+        for key, wanted in CONFIG.items():
+            have = found[key].value if key in found else None
+            if have != wanted:
+                mend = (
+                    f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics "
+                    f"--entity-name {resource.name} --add-config {key}={wanted}"
+                )
+                yield Differing(resource.name, key, have, wanted, mend)
 
 
 def producer(settings: Settings, **extra: Any) -> Producer:

@@ -33,7 +33,8 @@ def kafka(bootstrap_servers: str) -> None:
         raise StackError("no broker registered")
 
 
-def _jmx(http: str, bean: str) -> dict[str, Any]:
+def jmx(http: str, bean: str) -> dict[str, Any]:
+    """The attributes of a bean of Hadoop's, such as ``NameNode,name=NameNodeInfo``."""
     with urllib.request.urlopen(f"http://{http}/jmx?qry=Hadoop:service={bean}", timeout=PATIENCE_S) as answer:
         beans: list[dict[str, Any]] = json.load(answer)["beans"]
     if not beans:
@@ -43,14 +44,14 @@ def _jmx(http: str, bean: str) -> dict[str, Any]:
 
 def namenode(http: str) -> None:
     """The NameNode is out of safe mode and knows a live DataNode."""
-    info = _jmx(http, "NameNode,name=NameNodeInfo")
+    info = jmx(http, "NameNode,name=NameNodeInfo")
     if info["Safemode"] or not json.loads(info["LiveNodes"]):
         raise StackError("in safe mode" if info["Safemode"] else "no live DataNode")
 
 
 def datanode(http: str) -> None:
     """The DataNode is registered with its NameNode and hears from it."""
-    actors = json.loads(_jmx(http, "DataNode,name=DataNodeInfo")["BPServiceActorInfo"])
+    actors = json.loads(jmx(http, "DataNode,name=DataNodeInfo")["BPServiceActorInfo"])
     if not any(actor["ActorState"] == "RUNNING" and int(actor["LastHeartbeat"]) < 10 for actor in actors):
         raise StackError("not registered with the NameNode")
 
