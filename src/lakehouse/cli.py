@@ -278,6 +278,54 @@ def schedule() -> None:
     run(settings)
 
 
+def _in_another_process(*verb: str) -> None:
+    """Run a verb that needs a Spark session of its own; what it says goes to stderr.
+
+    Raises:
+        RuntimeError: it failed; the message is the command that does it.
+    """
+    import subprocess
+
+    if subprocess.run([sys.executable, "-m", "lakehouse.cli", *verb], stdout=sys.stderr).returncode:
+        raise RuntimeError(f"`lakehouse {shlex.join(verb)}` failed: run it again")
+
+
+@app.command()
+def erase(
+    user: Annotated[list[str] | None, typer.Option("--user", help="Whom to erase; may be given again.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Users to erase, one a line.")] = None,
+    scan: Annotated[bool, typer.Option("--scan", help="Only look where they are named.")] = False,
+    verify: Annotated[Path | None, typer.Option("--verify", help="Only check a receipt's signature.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Erase users everywhere and for good, beside the running platform; exit code 3 where they are named still."""
+    from lakehouse.erasure import run
+    from lakehouse.report import show_erasure
+
+    settings = _settings()
+    if verify is not None:
+        if not run.verify(settings, verify):
+            typer.echo(f"error: {verify}: not a receipt of this platform, or changed since", err=True)
+            raise typer.Exit(PROBLEMS_FOUND)
+        typer.echo(f"{verify}: in order")
+        return
+    users = [*(user or ()), *(file.read_text().splitlines() if file else ())]
+    with _steps("erasing") as step:
+        if scan:
+            left = run.scan(settings, users, step=step)
+            _print_json(left) if as_json else show_erasure({"left": left})
+        else:
+            _java_home(settings)
+            receipt = run.erase(settings, users, step)
+            left = receipt["left"]
+            for day in receipt["insights_of"]:
+                step(f"reading the texts of {day} again")
+                _in_another_process("insights", "--date", day)
+            _print_json(receipt) if as_json else show_erasure(receipt)
+    if left:
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
 @app.command()
 def maintain() -> None:
     """Delete what is kept for a time only: `logs-live` after a day (`up`'s timetable does it every hour)."""
@@ -932,17 +980,28 @@ def _acted(found: dict[str, Any], as_json: bool) -> None:
 def rebuild(
     table: Annotated[str | None, typer.Argument(help="A table, such as gold.activity_minute.")] = None,
     store: Annotated[str | None, typer.Option(help="Or a store: mongodb, redis or elasticsearch.")] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from", formats=_TIMES, help="Only gold's windows, or records that arrived, from then on (UTC)."
+        ),
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=_TIMES, help="And only those before (UTC).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fill a table or a store again from what lies before it; recorded winners are kept."""
+    """Fill a table or a store again from what lies before it; recorded winners are kept, and the stream gives way."""
     if (table is None) == (store is None):
         raise typer.BadParameter("name a table, or a store with --store")
     settings = _settings()
     _java_home(settings)
     from lakehouse.runtime.rebuild import rebuild
 
+    span = None
+    if since or until:
+        low, high = since or datetime(1970, 1, 1), until or datetime(9999, 1, 1)
+        span = (low.replace(tzinfo=UTC), high.replace(tzinfo=UTC))
     with _steps(f"rebuilding {table or store}"):
-        found = rebuild(settings, table=table, store=store)
+        found = rebuild(settings, table, store, span)
     _print_json(found) if as_json else _print_facts(found)
 
 

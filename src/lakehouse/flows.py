@@ -14,6 +14,7 @@ from lakehouse.bronze import service_logs as _bronze_logs
 from lakehouse.bronze import system_metrics as _bronze_metrics
 from lakehouse.bronze import user_events as _bronze_events
 from lakehouse.contracts import Contract, contracts
+from lakehouse.erasure.table import ERASED
 from lakehouse.gold import anomalies, forecasts, recommendations, text_insights_daily, trending_posts
 from lakehouse.gold.activity_minute import ACTIVITY_MINUTE
 from lakehouse.gold.aggregate import Aggregate
@@ -136,8 +137,10 @@ TABLES: dict[str, Table] = {
     **{analysis.table.name: analysis.table for analysis in ANALYSES},
     promotions.TABLE.name: promotions.TABLE,
     access_log.TABLE.name: access_log.TABLE,
+    ERASED.name: ERASED,
 }
-"""Every table, by name. Whoever moves a model's alias writes ``ops.promotions``, the API ``ops.access_log``."""
+"""Every table, by name. Whoever moves a model's alias writes ``ops.promotions``, the API ``ops.access_log``, and
+``lakehouse erase`` ``_internal.erased``."""
 
 _SERVED_LATEST = tuple(table.name for flow in FLOWS for table in flow.gold_tables)
 STORES: tuple[StoreKey, ...] = (

@@ -204,3 +204,22 @@ def show_silences(found: Sequence[Silence]) -> None:
         words = (one.rule, one.subject or "all", *times, one.who, one.why, one.ended_by or "")
         table.add_row(one.id, *[escape(word) for word in words])
     _console().print(table) if found else _console().print("nothing is silenced")
+
+
+def show_erasure(receipt: dict[str, Any]) -> None:
+    """What an erasure, or a search, found and did."""
+    console = _console()
+    for part, unit in (("rows", "rows"), ("documents", "documents")):
+        for name, count in receipt.get(part, {}).items():
+            console.print(f"{name:<42} {count:>10,} {unit} erased")
+    if "kafka" in receipt:
+        console.print(
+            f"kafka: {len(receipt['kafka']['deleted_before'])} partitions begin anew; states are compacted by "
+            f"{receipt['kafka']['compacted_by']}"
+        )
+        console.print(f"real-time processor: {receipt['realtime']}")
+        console.print(f"receipt: {receipt['id']}")
+    for place, count in receipt["left"].items():
+        console.print(f"{place:<42} {count:>10,} still name them")
+    if not receipt["left"]:
+        console.print("nothing names them")

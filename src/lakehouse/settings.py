@@ -312,6 +312,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """What programs log to stderr: lines for people, or a JSON object a line."""
     servers: Literal["local", "existing"] = "local"
+    erasure_key: SecretStr | None = None
+    """What those who were erased are remembered by; the environment only, the same everywhere and for ever. Locally one
+    is made at random."""
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
     mongo: Mongo = Mongo()

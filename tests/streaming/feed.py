@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lakehouse.bronze.landed import landed
 from lakehouse.contracts import contracts
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.flows import FLOWS, TABLES
 from lakehouse.runtime.fused import FusedPass, Ingest
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
@@ -34,6 +35,7 @@ VOLATILE = {
     "ops.ledger": {"batch_ms", "committed_at", "versions"},
     "silver.quarantine": {"updated_at"},
     "_internal.gold_changes": {"version"},
+    "bronze.user_events": {"erased_at"},
 }
 """Columns that two runs over the same records need not agree on."""
 
@@ -103,7 +105,9 @@ class Run:
     def __post_init__(self) -> None:
         self.lake, self.storage = Lake(self.settings), Storage(self.spark, self.settings.home / "tmp")
 
-    def start(self, flush_rows: int = 200_000, cut_every: timedelta = timedelta(0)) -> Run:
+    def start(
+        self, flush_rows: int = 200_000, cut_every: timedelta = timedelta(0), erased: Erased | None = None
+    ) -> Run:
         created = create_tables(self.storage, self.lake)
         self.writers = {n: Mortal(self.storage, w.table, w.uri, w.version) for n, w in created.items()}
         progress = roll_back(self.lake, self.writers)
@@ -114,7 +118,7 @@ class Run:
             self.passes[flow.topic] = FusedPass(
                 flow, contract, self.lake, self.writers, index, progress[flow.topic], contract.duplicate_horizon
             )
-        self.fused = Ingest(self.passes, self.writers, 2, self.settings.home / "checked", cut_every)
+        self.fused = Ingest(self.passes, self.writers, 2, self.settings.home / "checked", cut_every, erased)
         return self
 
     def ingest(self, *batches: Sequence[Record]) -> None:

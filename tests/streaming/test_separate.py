@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.contracts import contracts
+from lakehouse.erasure.identifiers import Erased, digest
 from lakehouse.flows import FLOWS
 from lakehouse.runtime.effects import perform
 from lakehouse.runtime.fused import REPLAY_HEADER
@@ -41,7 +42,9 @@ class Separate(Run):
         if self.dies == (effect, "after"):
             raise Cut(effect)
 
-    def begin(self, topics: Iterable[str] = TOPICS, dies: tuple[str, str] | None = None) -> Separate:
+    def begin(
+        self, topics: Iterable[str] = TOPICS, dies: tuple[str, str] | None = None, erased: Erased | None = None
+    ) -> Separate:
         self.dies, self.writers = dies, create_tables(self.storage, self.lake)
         progress = roll_back(self.lake, self.writers)
         self.queries = {}
@@ -49,8 +52,9 @@ class Separate(Run):
             if flow.topic in topics:
                 contract, at = contracts()[flow.topic], progress[flow.topic]
                 self.queries[flow.topic] = SeparatePass(
-                    self.spark, flow, contract, self.lake, self.writers, at, contract.duplicate_horizon, self.perform
-                )
+                    self.spark, flow, contract, self.lake, self.writers, at, contract.duplicate_horizon, self.perform,
+                    erased,
+                )  # fmt: skip
         return self
 
     def take(self, *batches: Sequence[Record]) -> None:
@@ -168,3 +172,16 @@ def test_spans_hold_whole_windows_and_become_their_hull_when_they_are_many() -> 
         within("date", "date", spans([30], timedelta(days=1)))
         == "(date >= date'1970-01-02' and date < date'1970-01-03')"
     )
+
+
+def test_who_was_erased_stays_out_of_both(run: Run, separate: Separate) -> None:
+    key = b"k" * 32
+    gone = Erased(key, [digest(key, "u3")])
+    records = [r for r in history(AT, each=30) if r.topic == "user-events"]
+    run.start(erased=gone).ingest(records)
+    separate.begin(["user-events"], erased=gone).take(records)
+    same(separate, run)
+    for one in (run, separate):
+        rows = [row for row in one.rows("bronze.user_events") if row["erased_at"]]
+        assert len(rows) == sum(row["erased"] for row in one.rows("ops.ledger")) > 0
+        assert all(row["key"] is row["value"] is row["headers"] is None for row in rows)

@@ -100,7 +100,7 @@ def test_tables_columns_and_store_keys_are_named_as_designed() -> None:
     assert {a.table.name: " ".join(a.table.schema.names) for a in ANALYSES} == ANALYSED
     others = {f"{layer}.{t.replace('-', '_')}" for layer in ("bronze", "silver") for t in TOPICS}
     assert set(STREAMED) == {*GOLD, *others, "silver.quarantine", "ops.ledger", "_internal.gold_changes"}
-    assert set(TABLES) == {*STREAMED, *ANALYSED, "ops.promotions", "ops.access_log"}
+    assert set(TABLES) == {*STREAMED, *ANALYSED, "ops.promotions", "ops.access_log", "_internal.erased"}
     assert {k.name for k in STORES if k.store == "mongodb"} == {"post_engagement", "user_activity"}
     assert {k.name for k in STORES if k.store == "elasticsearch"} == {
         "logs-service",

@@ -2,8 +2,8 @@
 
 The rules are written from the design's meanings, in SQL, and share no code with what they check: nothing here imports
 the layers, the contracts or the checks. They hold: the ledger is without gaps and adds up; Kafka = bronze, byte for
-byte; bronze = valid + quarantined + duplicates, as sets; silver = the reparse of its bronze rows; gold = recomputed
-from silver; every document in the stores = its row. See docs/decisions/0004-audit.md.
+byte; bronze = valid + quarantined + duplicates + erased, as sets; silver = the reparse of its bronze rows; gold =
+recomputed from silver; every document in the stores = its row. See docs/decisions/0004-audit.md.
 """
 
 from __future__ import annotations

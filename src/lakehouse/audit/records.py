@@ -51,9 +51,9 @@ def records(run: Run, topic: Topic) -> dict[str, int]:
         from silver_record as s join record as r using (partition, "offset")
         where r.wrong = '' and ({" or ".join(differs.values())})""",
     )
-    [(bronze, valid, quarantined, duplicates)] = run.rows(
-        "select count(*), count(*) filter (accepted), count(*) filter (quarantined), "
-        "count(*) filter (valid and not accepted and not quarantined) from state"
+    [(bronze, valid, quarantined, duplicates, erased)] = run.rows(
+        "select count(*), count(*) filter (accepted), count(*) filter (quarantined and not erased), "
+        "count(*) filter (valid and not accepted and not quarantined), count(*) filter (erased) from state"
     )
     return {
         "records": int(run.one("select coalesce(sum(records), 0) from ledger")),
@@ -62,5 +62,5 @@ def records(run: Run, topic: Topic) -> dict[str, int]:
         "quarantined": quarantined,
         "duplicates": duplicates,
         "expired": 0,
-        "erased": 0,
+        "erased": erased,
     }

@@ -6,11 +6,12 @@ with once as (
     select partition, "offset", min(arrival) as arrival, any_value(identity) as identity, any_value(wrong) as wrong
     from record group by partition, "offset"
 )
-select r.*, wrong = '' as valid, s.accepted is not null as accepted, q.held is not null as quarantined,
+select r.*, wrong = '' and x.gone is null as valid, x.gone is not null as erased, s.accepted is not null as accepted, q.held is not null as quarantined,
     case when r."offset" < e.end_offset then e.seq end as seq
 from once as r
 left join (select distinct partition, "offset", true as accepted from silver) as s using (partition, "offset")
 left join (select distinct partition, "offset", true as held from quarantine) as q using (partition, "offset")
+left join (select distinct partition, "offset", true as gone from bronze where erased_at is not null) as x using (partition, "offset")
 asof left join (select * from ledger where start_offset < end_offset) as e
     on r.partition = e.partition and r."offset" >= e.start_offset;
 
@@ -43,21 +44,35 @@ where "offset" < start group by partition;
 --? ranges ledger.counts ops.ledger
 with found as (
     select partition, seq, count(*) as records, count(*) filter (accepted) as valid, count(*) filter (quarantined) as quarantined,
-        count(*) filter (not accepted and not quarantined) as duplicates
+        count(*) filter (not accepted and not quarantined and not erased) as duplicates,
+        count(*) filter (erased and not quarantined) as erased
     from state where seq is not null group by partition, seq
 )
+-- A record that was erased after its batch stays counted as what it was: valid or a duplicate. In quarantine it stays.
 select partition, start_offset as first, end_offset - 1 as last, 'seq ' || l.seq || ': ' || concat_ws(', ',
-    case when l.records <> l.valid + l.quarantined + l.duplicates
-        then 'records ' || l.records || ' is not ' || l.valid || ' + ' || l.quarantined || ' + ' || l.duplicates end,
+    case when l.records <> l.valid + l.quarantined + l.duplicates + coalesce(l.erased, 0) then 'records ' || l.records || ' is not '
+        || l.valid || ' + ' || l.quarantined || ' + ' || l.duplicates || ' + ' || coalesce(l.erased, 0) end,
     case when l.records <> coalesce(f.records, 0) then 'records ' || l.records || ', in bronze ' || coalesce(f.records, 0) end,
+    case when l.valid - coalesce(f.valid, 0) + l.duplicates - coalesce(f.duplicates, 0) <> coalesce(f.erased, 0) - coalesce(l.erased, 0)
+        then 'erased ' || coalesce(f.erased, 0) || ', which does not account for what is gone' end,
     case when l.valid <> coalesce(f.valid, 0) then 'valid ' || l.valid || ', in silver ' || coalesce(f.valid, 0) end,
     case when l.quarantined <> coalesce(f.quarantined, 0)
         then 'quarantined ' || l.quarantined || ', in quarantine ' || coalesce(f.quarantined, 0) end,
     case when l.duplicates <> coalesce(f.duplicates, 0)
         then 'duplicates ' || l.duplicates || ', in neither ' || coalesce(f.duplicates, 0) end) as detail
 from ledger as l left join found as f using (partition, seq)
-where l.records <> l.valid + l.quarantined + l.duplicates or l.records <> coalesce(f.records, 0)
-    or l.valid <> coalesce(f.valid, 0) or l.quarantined <> coalesce(f.quarantined, 0) or l.duplicates <> coalesce(f.duplicates, 0);
+where l.records <> l.valid + l.quarantined + l.duplicates + coalesce(l.erased, 0) or l.records <> coalesce(f.records, 0)
+    or l.valid < coalesce(f.valid, 0) or l.quarantined <> coalesce(f.quarantined, 0) or l.duplicates < coalesce(f.duplicates, 0)
+    or l.valid - coalesce(f.valid, 0) + l.duplicates - coalesce(f.duplicates, 0) <> coalesce(f.erased, 0) - coalesce(l.erased, 0);
+
+--? offsets erased.bytes bronze
+select partition, "offset", 'erased, but its ' || concat_ws(', ', case when key is not null then 'key' end,
+    case when value is not null then 'value' end, case when headers is not null then 'headers' end) || ' is there' as detail
+from bronze where erased_at is not null and (key is not null or value is not null or headers is not null);
+
+--? offsets erased.quarantine silver.quarantine
+select distinct partition, "offset", case when b.erased_at is null then 'erased here, not in bronze' else 'erased in bronze, not here' end as detail
+from quarantine as q join bronze as b using (partition, "offset") where (q.erased_at is null) <> (b.erased_at is null);
 
 --? offsets bronze.once bronze
 select partition, "offset", count(*) || ' rows' as detail from bronze group by partition, "offset" having count(*) > 1;
@@ -66,13 +81,14 @@ select partition, "offset", count(*) || ' rows' as detail from bronze group by p
 select partition, "offset", 'of topic ' || coalesce(topic, 'null') as detail from bronze where topic is distinct from getvariable('topic');
 
 --? offsets silver.invalid silver
-select partition, "offset", 'in silver, but not valid: ' || wrong as detail from state where accepted and not valid;
+select partition, "offset", case when erased then 'in silver, but erased' else 'in silver, but not valid: ' || wrong end as detail
+from state where accepted and not valid;
 
 --? offsets quarantine.valid silver.quarantine
 select partition, "offset", 'in quarantine, but valid' as detail from state where quarantined and valid;
 
 --? offsets quarantine.missing silver.quarantine
-select partition, "offset", 'not valid, and not in quarantine: ' || wrong as detail from state where not quarantined and not valid;
+select partition, "offset", 'not valid, and not in quarantine: ' || wrong as detail from state where not quarantined and not valid and not erased;
 
 --? offsets silver.without_bronze silver
 select distinct partition, "offset", 'no such record in bronze' as detail from silver anti join state using (partition, "offset");

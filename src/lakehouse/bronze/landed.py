@@ -6,8 +6,9 @@ from lakehouse.tables import Table, columns
 
 COLUMNS = columns(
     "topic string, partition int, offset bigint, timestamp timestamp, key binary, value binary, "
-    "headers array<struct<key:string,value:binary>>, ingest_date date"
+    "headers array<struct<key:string,value:binary>>, ingest_date date, erased_at timestamp"
 )
+"""``erased_at``: when key, value and headers were taken out, as they named somebody who was erased; else null."""
 
 
 def bronze_table(name: str) -> Table:
@@ -17,4 +18,5 @@ def bronze_table(name: str) -> Table:
 
 def landed(kafka: DataFrame) -> DataFrame:
     """Kafka source rows -> bronze rows; ``timestamp`` is the append time, ``ingest_date`` its UTC date."""
-    return kafka.selectExpr(*COLUMNS.names[:-1], "to_date(timestamp) as ingest_date")
+    computed = ("to_date(timestamp) as ingest_date", "cast(null as timestamp) as erased_at")
+    return kafka.selectExpr(*COLUMNS.names[:-2], *computed)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 from confluent_kafka import Consumer, KafkaError, Message
-from pymongo import MongoClient, ReplaceOne, UpdateOne
+from pymongo import DeleteOne, MongoClient, ReplaceOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, PyMongoError
 
@@ -24,26 +24,30 @@ from lakehouse.settings import Settings
 from lakehouse.sources.topics import NOTIFICATIONS
 
 MOST = 1000
+Write = ReplaceOne[Any] | UpdateOne | DeleteOne
 _DUPLICATE_KEY = 11000
 _RETRY_S = (0.5, 15.0)
 _decode_user = msgspec.msgpack.Decoder(User).decode
 _log = logging.getLogger(__name__)
 
 
-def profiles(messages: list[Message]) -> list[ReplaceOne[Any] | UpdateOne]:
-    """The newest state of each user as a document."""
-    newest = {m.key().decode(): m for m in messages if m.key().startswith(b"user:") and m.value() is not None}
-    found: list[ReplaceOne[Any] | UpdateOne] = []
+def profiles(messages: list[Message]) -> list[Write]:
+    """The newest state of each user as a document; of one who was erased, none."""
+    newest = {m.key().decode(): m for m in messages if m.key().startswith(b"user:")}
+    found: list[Write] = []
     for key, message in newest.items():
+        if message.value() is None:  # erased
+            found.append(DeleteOne({"_id": key.removeprefix("user:"), "version": {"$lte": message.offset()}}))
+            continue
         document = profile(key.removeprefix("user:"), _decode_user(message.value()), message.offset())
         guard = {"_id": document["_id"], "version": {"$lte": document["version"]}}
         found.append(ReplaceOne(guard, document, upsert=True))
     return found
 
 
-def notifications(messages: list[Message]) -> list[ReplaceOne[Any] | UpdateOne]:
+def notifications(messages: list[Message]) -> list[Write]:
     """Notifications as documents, each by its id."""
-    found: list[ReplaceOne[Any] | UpdateOne] = []
+    found: list[Write] = []
     for message in messages:
         document = orjson.loads(message.value())
         document["_id"] = document.pop("id")
@@ -56,7 +60,7 @@ class Follower:
 
     def __init__(
         self, settings: Settings, name: str, topic: str, collection: str,
-        documents: Callable[[list[Message]], list[ReplaceOne[Any] | UpdateOne]],
+        documents: Callable[[list[Message]], list[Write]],
     ) -> None:  # fmt: skip
         self._settings, self._name, self._topic = settings, name, topic
         self._collection, self._documents = collection, documents

@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from lakehouse.alerts import quiet
+from lakehouse.erasure.identifiers import Erased, strings
 from lakehouse.realtime.messages import Told
 from lakehouse.realtime.state import Seen, Store
 from lakehouse.realtime.task import Command, Context, Outbox, Stage
@@ -88,6 +89,18 @@ class Inbox(Stage[Told]):
             had.latest = [document, *had.latest[: SHOWN - 1]]
             self._changed[name] = None
         self.users.put(name, had)
+
+    def forget(self, erased: Erased) -> None:
+        """Take those who were erased out of the state: their inboxes, and what others were told of them."""
+        super().forget(erased)
+        for name, had in list(self.users.items()):
+            about = {key: at for key, at in had.about.items() if not erased.in_text(key)}
+            latest = [told for told in had.latest if not any(map(erased.in_text, strings(told)))]
+            if len(about) < len(had.about) or len(latest) < len(had.latest):
+                had.about, had.latest = about, latest
+                self.users.put(name, had)
+                self._changed[name] = None
+        self.due = [told for told in self.due if not any(map(erased.in_text, strings(told)))]
 
     def all_effects(self) -> None:
         """Show every inbox again."""

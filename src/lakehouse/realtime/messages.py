@@ -6,9 +6,12 @@ made; entries of one offset never lie in two batches, so a receiver that keeps t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
+
+from lakehouse.erasure.identifiers import names, strings
 
 E = TypeVar("E")
 
@@ -41,6 +44,10 @@ class Event(msgspec.Struct, array_like=True, gc=False):
     facts: dict[str, Any] | None = None
     """Further fields of the contract that a rule on this type of event names."""
 
+    def names(self) -> tuple[str, ...]:
+        """Who may not have been erased, for this entry to count."""
+        return (self.user,)
+
 
 class Touch(msgspec.Struct, array_like=True, gc=False):
     """An event that concerns a post, for the stage ``posts``; ``after`` are posts its user had to do with before."""
@@ -58,6 +65,10 @@ class Touch(msgspec.Struct, array_like=True, gc=False):
     after: list[str] = []
     facts: dict[str, Any] | None = None
 
+    def names(self) -> tuple[str, ...]:
+        """As of an event."""
+        return (self.user,)
+
 
 class Log(msgspec.Struct, array_like=True, gc=False):
     """A valid service log, for the stage ``services``."""
@@ -73,6 +84,10 @@ class Log(msgspec.Struct, array_like=True, gc=False):
     error: bool
     """Whether its level is one of an error."""
 
+    def names(self) -> tuple[str, ...]:
+        """As of an event: nobody."""
+        return ()
+
 
 class Sample(msgspec.Struct, array_like=True, gc=False):
     """What was measured on a host, or one log of it, for the stage ``hosts``; a log has no values."""
@@ -86,6 +101,10 @@ class Sample(msgspec.Struct, array_like=True, gc=False):
     values: dict[str, float] | None = None
     error: bool = False
 
+    def names(self) -> tuple[str, ...]:
+        """As of an event: nobody."""
+        return ()
+
 
 class Told(msgspec.Struct, array_like=True, gc=False):
     """A notification that is due, for the stage ``inbox``, which knows what its user has had already."""
@@ -95,3 +114,7 @@ class Told(msgspec.Struct, array_like=True, gc=False):
     about: str
     again_after: int
     document: dict[str, Any]
+
+    def names(self) -> Iterator[str]:
+        """As of an event: whoever is told, and whom it is about."""
+        return (name for text in strings(self.document) for name in names(text))

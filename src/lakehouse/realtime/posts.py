@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lakehouse.alerts import Rule, matches
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.gold.trending_posts import HALF_LIFE, WEIGHTS
 from lakehouse.realtime.messages import Touch
 from lakehouse.realtime.state import MINUTE, Store
@@ -99,6 +100,17 @@ class Posts(Stage[Touch]):
         self._ttl = int(context.settings.live_ttl.total_seconds())
         self.items: dict[str, None] = {}
         """Posts whose item for recommendations has changed."""
+
+    def forget(self, erased: Erased) -> None:
+        """Take those who were erased out of the state: as authors, and as who waits to be told of."""
+        super().forget(erased)
+        for name, post in list(self.posts.items()):
+            if post.author is not None and post.author in erased:
+                post.author = None
+                self.posts.put(name, post)
+        for name, waiting in list(self.waiting.items()):
+            if len(kept := [touch for touch in waiting if touch.user not in erased]) < len(waiting):
+                self.waiting.put(name, kept) if kept else self.waiting.delete(name)
 
     def fed_by(self) -> dict[str, int]:
         """The stage of users."""

@@ -23,6 +23,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from lakehouse import alerts
+from lakehouse.erasure.tombstones import latest
 from lakehouse.predict import Champion, Neighbours
 from lakehouse.realtime import notify
 from lakehouse.realtime.follow import followers
@@ -49,6 +50,8 @@ COOL_EVERY = 30
 _SOON_S = 0.1
 """How soon a notification that is due is committed."""
 _WAIT_S = 10.0
+ERASED_S = 5.0
+"""How often a process asks who was erased."""
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +76,7 @@ class Processor:
         self.kinds = {self.prefix + topic: kind for topic, kind in wanted(self.context).items()}
         self.tasks: dict[tuple[str, int], Task] = {}
         self._failed: str | None = None
+        self._gone = self.context.erased
         self._warm: dict[tuple[str, int], tuple[Task, int]] = {}
         self._commits = 0
         self._closing = False
@@ -92,6 +96,7 @@ class Processor:
         # Folding must not wait 5 ms, the default, for a thread that makes documents of MongoDB.
         sys.setswitchinterval(0.0002)
         settings = self.settings
+        self.context.erased = self._gone = latest(settings)
         require_topics(settings, {topic for topic, kind in self.kinds.items() if issubclass(kind, Route)})
         self.context.partitions.update(self._topics())
         names = {kind.name: topic for topic, kind in self.kinds.items() if issubclass(kind, Stage)}
@@ -111,6 +116,7 @@ class Processor:
         courier = threading.Thread(target=self._deliver, args=(leaving,), name="notify", daemon=True)
         if self.context.does("notifications") and not self.prefix:
             courier.start()
+        threading.Thread(target=self._ask_who_is_gone, args=(leaving,), name="erased", daemon=True).start()
         self._transactions = Producer(
             {
                 "bootstrap.servers": settings.kafka.bootstrap_servers,
@@ -198,6 +204,20 @@ class Processor:
         except Exception as error:
             self._failed = f"notifications are no longer delivered: {error}"
 
+    def _ask_who_is_gone(self, stop: threading.Event) -> None:
+        while not stop.wait(ERASED_S):
+            try:
+                self._gone = latest(self.settings)
+            except Exception as error:  # it is asked again; who was known to be gone still is
+                _log.warning("who was erased since cannot be read: %s", error)
+
+    def _forget(self) -> None:
+        """Take those who were erased since out of every task, and keep that before anything else."""
+        self.context.erased = self._gone
+        for task in self.tasks.values():
+            task.forget(self._gone)
+        self._commit()
+
     def _fold(self, messages: Iterable[Message]) -> list[Task]:
         groups: dict[tuple[str, int], list[Message]] = {}
         for message in messages:
@@ -220,6 +240,8 @@ class Processor:
 
     def _tick(self) -> None:
         now_us = _now_us()
+        if self._gone.digests != self.context.erased.digests:
+            self._forget()
         if self._recommend:
             self._recommend.look()
         for place, task in self.tasks.items():
@@ -242,7 +264,7 @@ class Processor:
             words["waiting"] += max(end - task.next, 0)
             for what, number in task.counts.items():
                 words[what] = words.get(what, 0) + number
-        return {"at": now_us / 1e6, "tasks": found}
+        return {"at": now_us / 1e6, "tasks": found, "erased": len(self.context.erased.digests)}
 
     def _publish(self, task: Posts) -> None:
         """Tell every process how the items stand that changed."""
@@ -403,6 +425,8 @@ class Processor:
                 reader.close()
         for task in tasks.values():
             task.restored()
+            if self.context.erased:
+                task.forget(self.context.erased)
 
     # --- Kafka -----------------------------------------------------------------------------------------------------
 

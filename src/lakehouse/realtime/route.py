@@ -38,7 +38,7 @@ class Route(Task):
 
     def process(self, records: Sequence[Record], out: Outbox) -> None:
         """Check and pass on records in order."""
-        check, lateness, stamp = self._check, self._lateness, self.watermark
+        check, lateness, stamp, gone = self._check, self._lateness, self.watermark, self.context.erased
         for record in records:
             appended = record.timestamp()[1] * 1000
             offset = record.offset()
@@ -46,6 +46,9 @@ class Route(Task):
             self.next = offset + 1
             if checked.reasons:
                 self.count("quarantined")
+                continue
+            if gone and gone.in_record(None, record.value(), None):
+                self.count("erased")
                 continue
             at = self.time_of(checked.values)
             if at > stamp:

@@ -8,7 +8,7 @@ know by their offsets: everything counts once, without a transaction on the way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from zlib import crc32
@@ -17,6 +17,7 @@ import msgspec
 import orjson
 
 from lakehouse.alerts import Alerts, Rule, Standing, about, notification, step
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.realtime.messages import Batch, Event, Told, Touch
 from lakehouse.realtime.state import MINUTE, Change, Seen, Store
 from lakehouse.settings import Realtime
@@ -41,13 +42,14 @@ class Record(Protocol):
         """(kind, milliseconds since 1970 UTC)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Context:
-    """What all tasks of a process share: settings, rules, and the number of partitions of every input."""
+    """What all tasks of a process share: settings, rules, the partitions of every input, and who was erased."""
 
     settings: Realtime
     alerts: Alerts
     partitions: dict[str, int]
+    erased: Erased = field(default_factory=lambda: Erased(b"-", ()))
 
     def does(self, part: str) -> bool:
         """Whether a part of the processor is on."""
@@ -182,6 +184,13 @@ class Task:
             if isinstance(part, Store):
                 part.cool()
 
+    def forget(self, erased: Erased) -> None:
+        """Take those who were erased out of the state."""
+        for part in self.parts:
+            if isinstance(part, Store):
+                for key in [key for key, _ in part.items() if erased.in_text(key)]:
+                    part.delete(key)
+
     def effects(self, now_us: int, tick: bool) -> list[Command]:
         """What Redis is to hold of what changed since the last call; ``tick``: and of what changes with time."""
         return []
@@ -223,6 +232,7 @@ class Stage(Task, Generic[Entry]):
         for record in records:
             self.next = offset = record.offset() + 1
             self.now_us = record.timestamp()[1] * 1000
+            gone = self.context.erased
             batch: Batch[Entry] = self._decode(record.value() or b"")
             place = self.sources.get(batch.source)
             if place is None:
@@ -230,7 +240,7 @@ class Stage(Task, Generic[Entry]):
             if batch.entries:
                 taken = place.offset
                 for entry in batch.entries:
-                    if entry.at > taken:  # type: ignore[attr-defined]
+                    if entry.at > taken and not (gone and any(name in gone for name in entry.names())):  # type: ignore[attr-defined]
                         self.fold(entry, out, offset)
                 place.offset = max(taken, batch.entries[-1].at)  # type: ignore[attr-defined]
             if batch.watermark > place.watermark:

@@ -8,7 +8,7 @@ Progress is written to the store itself, after the documents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -19,10 +19,10 @@ from deltalake import DeltaTable
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakehouse.flows import TABLES
+from lakehouse.flows import STORES, TABLES
 from lakehouse.runtime.checkpoints import Since
 from lakehouse.runtime.effects import perform
-from lakehouse.runtime.fused import arrow
+from lakehouse.runtime.fused import arrow, row_key
 from lakehouse.runtime.ledger import CHANGES
 from lakehouse.settings import Settings
 from lakehouse.sinks import elasticsearch as es
@@ -248,6 +248,21 @@ def elasticsearch(spark: SparkSession, settings: Settings, since: Since) -> Foll
     logs = log_documents(follow(spark, settings, "silver.service_logs", since))
     metrics = metric_documents(follow(spark, settings, "silver.system_metrics", since))
     return logs.unionByName(metrics).unionByName(_changes(spark, settings, since)), write
+
+
+def drop(settings: Settings, vanished: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Take gold rows that are no longer there out of the stores that mirror them; by table the rows as they were."""
+    for one in STORES:
+        rows = vanished.get(one.table)
+        if not rows or one.store not in settings.stream.stores or one.store == "redis":
+            continue
+        keys = [
+            row_key(orjson.loads(orjson.dumps(row, option=orjson.OPT_UTC_Z)), TABLES[one.table].key) for row in rows
+        ]
+        if one.store == "mongodb":
+            MongoSink(settings).delete(one.table, keys)
+        else:
+            ElasticsearchSink(settings).delete(one.name, keys)
 
 
 FANOUT: dict[str, Callable[[SparkSession, Settings, Since], Following]] = {

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakehouse.bronze.landed import COLUMNS, landed
 from lakehouse.contracts import Contract
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.flows import INGEST, STORES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.runtime import effects
@@ -91,10 +92,13 @@ class Ingest(Batches):
         workers: int,
         scratch: Path,
         cut_every: timedelta = timedelta(0),
+        erased: Erased | None = None,
     ):
         super().__init__()
         self.passes, self.writers, self.workers, self.cut_every = passes, writers, workers, cut_every
-        self.check = CheckedTogether({topic: one.flow.parse for topic, one in passes.items()}, scratch)
+        self.check = CheckedTogether(
+            {topic: replace(one.flow.parse, erased=erased) for topic, one in passes.items()}, scratch
+        )
         self.pool = ThreadPoolExecutor(len(passes), thread_name_prefix="pass")
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self.landed_since: float | None = None
@@ -256,6 +260,7 @@ class FusedPass:
     def _split(self, rows: pa.Table) -> tuple[Split, Any, Any]:
         """Where each record goes, and the keys that the accepted ones claim with their times."""
         valid = pc.is_null(rows.column("_reasons")).to_numpy(zero_copy_only=False)
+        erased = pc.is_valid(rows.column("erased_at")).to_numpy(zero_copy_only=False)
         arrivals = pc.cast(rows.column("timestamp"), pa.int64()).to_numpy()
         identities = rows.column("_identity").to_pylist()
         accepted = valid.copy()
@@ -285,7 +290,7 @@ class FusedPass:
         kept = accepted[np.array(owners, dtype=int)] if owners else np.empty(0, dtype=bool)
         claimed = keys[kept] if len(keys) else keys
         claimed_at = arrivals[np.array(owners, dtype=int)][kept] if owners else np.empty(0, dtype=np.int64)
-        return Split(rows, valid, accepted, arrivals), claimed, claimed_at
+        return Split(rows, valid, accepted, erased, arrivals), claimed, claimed_at
 
     def _claim_replays(self, rows: pa.Table, valid: Any, claims: dict[int, list[bytes]]) -> None:
         """A replay also claims its original's coordinates, so that it lands once however often it is replayed."""
@@ -395,7 +400,7 @@ class FusedPass:
                     "end_offset": int(offsets[here].max()) + 1 if here.any() else start,
                     "records": int(here.sum()),
                     "valid": int((here & split.accepted).sum()),
-                    "quarantined": int((here & ~split.valid).sum()),
+                    "quarantined": int((here & split.bad).sum()),
                     "duplicates": int((here & split.valid & ~split.accepted).sum()),
                     "first_at": _time(times.min()) if len(times) else None,
                     "last_at": _time(times.max()) if len(times) else None,
@@ -405,6 +410,7 @@ class FusedPass:
                     "engine": "fused",
                     "batch_ms": int((time.monotonic() - started) * 1000),
                     "committed_at": datetime.now(UTC),
+                    "erased": int((here & split.erased).sum()),
                 }
             )
         return pa.Table.from_pylist(out, schema=LEDGER.arrow)
@@ -436,12 +442,21 @@ class FusedPass:
 
 @dataclass
 class Split:
-    """A batch's records and where each goes: quarantine (not valid), silver (accepted) or the count of duplicates."""
+    """A batch's records and where each goes: quarantine (not valid), silver (accepted) or the count of duplicates.
+
+    Those that name somebody who was erased (``erased``) are in none: they are not valid, and stay in bronze alone.
+    """
 
     rows: pa.Table
     valid: Any
     accepted: Any
+    erased: Any
     arrivals: Any
+
+    @property
+    def bad(self) -> Any:
+        """Which records go to quarantine."""
+        return ~self.valid & ~self.erased
 
     @staticmethod
     def of(parts: list[Split]) -> Split:
@@ -449,7 +464,8 @@ class Split:
         if len(parts) == 1:
             return parts[0]
         arrays = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("valid", "accepted", "arrivals")
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("valid", "accepted", "erased", "arrivals")
         }
         return Split(rows=pa.concat_tables([part.rows for part in parts]), **arrays)
 
@@ -468,7 +484,7 @@ class Written:
 
 def _quarantined(split: Split, now: datetime) -> pa.Table:
     names = quarantine.TABLE.schema.names
-    rows = split.rows.filter(pa.array(~split.valid))
+    rows = split.rows.filter(pa.array(split.bad))
     rows = rows.rename_columns(["reasons" if n == "_reasons" else n for n in rows.column_names])
     rows = rows.append_column("status", pa.array(["open"] * rows.num_rows, pa.string()))
     rows = rows.append_column("updated_at", pa.array([now] * rows.num_rows, _US))

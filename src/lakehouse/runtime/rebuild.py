@@ -1,17 +1,16 @@
 """Batch twins: a gold or silver table, quarantine, or a store, filled again from what lies before it.
 
-The stream must not run meanwhile (both take the same lock). A rebuilt table is swapped in by one commit and recorded
-in the ledger like a batch without records, so that cuts, recovery and audit go on from it.
+The stream gives way meanwhile (``turns.py``). A rebuilt table is swapped in by one commit and recorded in the ledger
+like a batch without records, so that cuts, recovery and audit go on from it.
 """
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +20,26 @@ from pyspark.sql import functions as F
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, TABLES, Flow
 from lakehouse.gold import trending_posts
+from lakehouse.inspect import behind, open_store, targets
 from lakehouse.runtime import fanout
 from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.fold import Buckets
 from lakehouse.runtime.fused import Progress, arrow, changed_rows, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.runtime.recovery import create_tables, roll_back
+from lakehouse.runtime.refill import (
+    Span,
+    recompute,
+    refill,
+    replace,
+    rewrite,
+    snapshot,
+    windows_between,
+    windows_of,
+    within,
+)
 from lakehouse.runtime.separate import silver_rows
+from lakehouse.runtime.turns import only_writer
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 from lakehouse.silver import quarantine
@@ -35,41 +47,31 @@ from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sinks.elasticsearch import HEALTH, ElasticsearchSink
 from lakehouse.sinks.mongo import COLLECTIONS, MongoSink
 from lakehouse.sinks.redis import RedisSink
-from lakehouse.sources.lake import Lake
+from lakehouse.sources.lake import Cut, Lake
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class RebuildError(Exception):
     """A rebuild can't be done; the message says what to do first."""
 
 
-@contextmanager
-def only_writer(settings: Settings, who: str) -> Iterator[None]:
-    """Held by whoever writes tables from this machine: the stream or a rebuild.
-
-    Raises:
-        RebuildError: somebody else holds it.
-    """
-    path = settings.home / "writer.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RebuildError(
-                f"{file.read().strip() or 'another process'} is writing the tables; `lakehouse down --programs` first"
-            ) from None
-        file.truncate(0)
-        file.write(who)
-        file.flush()
-        yield
+GIVES_WAY = timedelta(minutes=5)
+"""How long the stream may take for its last cut."""
 
 
-def rebuild(settings: Settings, table: str | None = None, store: str | None = None) -> dict[str, Any]:
+def rebuild(
+    settings: Settings, table: str | None = None, store: str | None = None, span: Span | None = None
+) -> dict[str, Any]:
     """Fill a table (``gold.*``, ``silver.*``) or a store again; what was done.
 
+    ``span``: only that part of the table, by gold's windows, or by the append time of silver's and quarantine's
+    records; gold follows them. It is prepared beside the stream, which gives way for the swap.
+
     Raises:
-        RebuildError: the name is unknown, or the stream is running.
+        RebuildError: the name is unknown, or has no parts.
+        TurnError: the stream does not give way.
     """
     if (table is None) == (store is None):
         raise RebuildError("name a table or --store, one of the two")
@@ -80,14 +82,30 @@ def rebuild(settings: Settings, table: str | None = None, store: str | None = No
         raise RebuildError(
             f"{table}: can't be rebuilt; silver and gold tables can, bronze and ops are the record itself"
         )
-    with only_writer(settings, "lakehouse rebuild"):
-        spark = spark_session(settings, "lakehouse-rebuild")
-        lake = Lake(settings)
-        storage = Storage(spark, settings.home / "tmp")
+    if span is not None and (store is not None or table == trending_posts.TABLE.name):
+        raise RebuildError(f"{store or table}: is filled again as a whole, without --from and --to")
+    if span is not None and span[0] >= span[1]:
+        raise RebuildError("--from is not before --to")
+    spark = spark_session(settings, "lakehouse-rebuild")
+    lake = Lake(settings)
+    storage = Storage(spark, settings.home / "tmp")
+    cuts = lake.cuts() if span is not None else {}
+    parts = [_Part(spark, lake, flow, str(table), span, cuts[flow.topic]) for flow in flows if flow.topic in cuts]  # type: ignore[arg-type]
+    for part in parts:
+        part.prepare()
+    with only_writer(settings, "lakehouse rebuild", GIVES_WAY):
         if store is not None:
-            return {store: _store(settings, spark, lake, storage, store)}
+            return {store: refill_store(settings, spark, lake, storage, store)}
         writers = create_tables(storage, lake)
         progress = roll_back(lake, writers, check=False)
+        if span is not None:
+            late = late_stores(settings, lake)
+            swapped = {part.flow.topic: part.swap(writers, progress[part.flow.topic]) for part in parts}
+            for one in late:
+                refill_store(settings, spark, lake, storage, one)
+            for part in parts:
+                fanout.drop(settings, part.vanished)
+            return {str(table): swapped}
         done = {}
         for flow in flows:
             job = _Rebuild(spark, lake, writers, flow, progress[flow.topic])
@@ -95,40 +113,38 @@ def rebuild(settings: Settings, table: str | None = None, store: str | None = No
         return {str(table): done}
 
 
-class _Rebuild:
+def late_stores(settings: Settings, lake: Lake) -> list[str]:
+    """The stores that lack something of the cut: they are filled again where rows are taken out of tables."""
+    cuts = lake.cuts()
+    return [
+        name
+        for name in settings.stream.stores
+        if behind(targets(settings, cuts, name), open_store(settings, name).progress())
+    ]
+
+
+class _Again:
+    """What a topic's bronze says, judged again, at versions of the tables or as they are now."""
+
     def __init__(
-        self, spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter], flow: Flow, progress: Progress
+        self,
+        spark: SparkSession,
+        lake: Lake,
+        flow: Flow,
+        versions: Mapping[str, int] | None = None,
+        where: str = "true",
     ):
-        self.spark, self.lake, self.writers, self.flow, self.progress = spark, lake, writers, flow, progress
+        self.spark, self.lake, self.flow, self.versions, self.where = spark, lake, flow, versions or {}, where
 
     def read(self, name: str) -> DataFrame:
-        return self.spark.read.format("delta").load(self.lake.settings.table_uri(name))
-
-    def table(self, name: str) -> int:
-        """Rebuild one table; its rows of this topic."""
-        touched: dict[str, pa.Table] = {}
-        if name.startswith("gold."):
-            rows = arrow(self._gold(name))
-            touched[name] = rows
-            self._swap_gold(name, rows)
-        elif name == quarantine.TABLE.name:
-            rows = arrow(self._quarantine())
-            mine = self.read(name).where(F.col("topic") != self.flow.topic)
-            self._swap(name, pa.concat_tables([rows, arrow(mine).cast(rows.schema)]))
-        else:
-            rows = arrow(self._silver())
-            self._swap(name, rows)
-        self._record(touched)
-        return int(rows.num_rows)
-
-    def _gold(self, name: str) -> DataFrame:
-        silver = self.read(self.flow.silver.name)
-        if name == trending_posts.TABLE.name:
-            return trending_posts.trending_posts(silver)
-        return next(a for a in self.flow.gold if a.name == name).recompute(silver)
+        reader = self.spark.read.format("delta")
+        if name in self.versions:
+            reader = reader.option("versionAsOf", self.versions[name])
+        return reader.load(self.lake.settings.table_uri(name))
 
     def _checked(self) -> DataFrame:
-        return self.flow.check(self.read(self.flow.bronze.name), contracts()[self.flow.topic])
+        there = self.read(self.flow.bronze.name).where("erased_at is null").where(self.where)
+        return self.flow.check(there, contracts()[self.flow.topic])
 
     def _quarantine(self) -> DataFrame:
         """Every invalid bronze record, with the status that the old table had for it."""
@@ -141,7 +157,9 @@ class _Rebuild:
                 "updated_at": F.coalesce("updated_at", F.lit(datetime.now(UTC))),
             }
         )
-        return joined.select(*quarantine.TABLE.schema.names)
+        names = quarantine.TABLE.schema.names
+        gone = self.read(quarantine.TABLE.name).where(f"topic = '{self.flow.topic}' and erased_at is not null")
+        return joined.select(*names).union(gone.select(*names))
 
     def _silver(self) -> DataFrame:
         """Every valid bronze record that wins its identity: the recorded winner, or else the first by append time."""
@@ -159,6 +177,150 @@ class _Rebuild:
         )
         kept = ranked.where(f"_won = 0 or _rank = 1 or (_age > {horizon} and _won is null)")
         return silver_rows(self.flow, contracts()[self.flow.topic], kept)
+
+
+class _Part(_Again):
+    """A part of one table: prepared from the last cut beside the stream, swapped in at a later one."""
+
+    def __init__(self, spark: SparkSession, lake: Lake, flow: Flow, name: str, span: Span, cut: Cut):
+        low, high = span
+        horizon = contracts()[flow.topic].duplicate_horizon
+        # Who holds an identity is decided among records that arrived within the horizon.
+        near = (
+            f"timestamp >= timestamp'{max(low - horizon, _EPOCH).isoformat()}' "
+            f"and timestamp < timestamp'{min(high + horizon, _END).isoformat()}'"
+        )
+        super().__init__(spark, lake, flow, cut.versions, near)
+        self.name, self.span, self.ends = name, span, cut.ends
+        self.aggregate = next((a for a in flow.gold if a.name == name), None)
+        self.vanished: dict[str, list[dict[str, Any]]] = {}
+        self.windows: list[Span] = []
+
+    def prepare(self) -> None:
+        """Make the part's rows as of the cut."""
+        low, high = self.span
+        if self.aggregate is not None:
+            silver = self.lake.dataset(self.aggregate.source, self.versions[self.flow.silver.name])
+            time = silver.to_table(columns=[self.aggregate.source_time]).column(0)
+            if len(time):
+                ends = pc.min_max(pc.cast(time, pa.timestamp("us", "UTC"))).as_py()
+                low, high = max(low, ends["min"]), min(high, ends["max"] + timedelta(microseconds=1))
+            self.windows = windows_between(self.aggregate, low, high) if len(time) and low < high else []
+            self.rows = recompute(self.lake, self.aggregate, self.windows, self.versions[self.flow.silver.name])
+            return
+        frame = self._quarantine() if self.name == quarantine.TABLE.name else self._silver()
+        self.rows = arrow(
+            frame.where(f"timestamp >= timestamp'{low.isoformat()}' and timestamp < timestamp'{high.isoformat()}'")
+        )
+
+    def swap(self, writers: dict[str, DeltaWriter], progress: Progress) -> int:
+        """Put the rows in place of those that are there, with what has arrived since the cut; how many."""
+        touched: dict[str, pa.Table] = {}
+        if self.aggregate is not None:
+            again = windows_of(self.aggregate, self._since(self.flow.silver.name, list(self.aggregate.inputs)))
+            again = [both for here in self.windows for there in again if (both := _both(here, there))]
+            kept = self.rows.filter(pa.array(~within(self.aggregate, self.rows, again)))
+            new = pa.concat_tables([kept, recompute(self.lake, self.aggregate, again)])
+            if self.windows:
+                touched[self.name], self.vanished[self.name] = replace(
+                    self.lake, writers[self.name], self.aggregate, self.windows, new
+                )
+        else:
+            new = self._unclaimed(self.rows)
+            new = new.select(writers[self.name].table.schema.names).cast(writers[self.name].table.arrow)
+            old = rewrite(
+                self.lake, writers[self.name], self._mine, lambda rows, mask: rows.filter(pa.array(~mask)), new
+            )
+            if self.name == self.flow.silver.name:
+                for aggregate in self.flow.gold:
+                    inputs = list(aggregate.inputs)
+                    both_ways = pa.concat_tables(
+                        [old.select(inputs).cast(new.select(inputs).schema), new.select(inputs)]
+                    )
+                    if windows := windows_of(aggregate, both_ways):
+                        touched[aggregate.name], self.vanished[aggregate.name] = refill(
+                            self.lake, writers[aggregate.name], aggregate, windows
+                        )
+                if trending_posts.TABLE in self.flow.snapshots:
+                    touched[trending_posts.TABLE.name] = snapshot(self.lake, writers[trending_posts.TABLE.name])
+        record(writers, self.flow, progress, touched, "rebuild")
+        return int(new.num_rows)
+
+    def _mine(self, path: str, fragment: Any, schema: pa.Schema) -> Any:
+        """The rows of the part that the cut holds."""
+        low, high = (pa.scalar(edge, pa.timestamp("us", "UTC")) for edge in self.span)
+        if not fragment.subset((pc.field("timestamp") >= low) & (pc.field("timestamp") < high)).row_groups:
+            return None
+        rows = fragment.to_table(schema=schema, columns=["topic", "partition", "offset", "timestamp"])
+        times = pc.cast(rows.column("timestamp"), pa.timestamp("us", "UTC"))
+        mask = pc.and_(pc.greater_equal(times, low), pc.less(times, high))
+        mask = pc.and_(mask, pc.equal(rows.column("topic"), self.flow.topic)).to_numpy(zero_copy_only=False)
+        return mask & ~self._after(rows)
+
+    def _after(self, rows: pa.Table) -> Any:
+        """Which rows' records came after the cut."""
+        partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
+        after = np.ones(rows.num_rows, dtype=bool)
+        for partition, end in self.ends.items():
+            after &= (partitions != partition) | (offsets >= end)
+        return after
+
+    def _since(self, name: str, columns: list[str]) -> pa.Table:
+        """Rows of a table whose records came after the cut."""
+        condition: Any = ~pc.field("partition").isin(pa.array(list(self.ends), pa.int32()))
+        for partition, end in self.ends.items():
+            condition = condition | ((pc.field("partition") == partition) & (pc.field("offset") >= end))
+        return self.lake.dataset(name).to_table(columns=columns, filter=condition)
+
+    def _unclaimed(self, rows: pa.Table) -> pa.Table:
+        """Without the records that only now would win an identity, which one that came since the cut has won."""
+        if self.name == quarantine.TABLE.name:
+            return rows
+        contract = contracts()[self.flow.topic]
+        name = "record_id" if contract.samples else "event_id"
+        taken = self._since(self.name, [name]).column(name)
+        held = self.lake.dataset(self.name, self.versions[self.name]).to_table(columns=["partition", "offset"])
+        won = set(zip(held.column("partition").to_pylist(), held.column("offset").to_pylist(), strict=True))
+        places = zip(rows.column("partition").to_pylist(), rows.column("offset").to_pylist(), strict=True)
+        new = pa.array([place not in won for place in places], pa.bool_())
+        lost = pc.and_(new, pc.is_in(rows.column(name), value_set=pc.unique(taken).cast(rows.column(name).type)))
+        return rows.filter(pc.invert(lost))
+
+
+def _both(one: Span, other: Span) -> Span | None:
+    low, high = max(one[0], other[0]), min(one[1], other[1])
+    return (low, high) if low < high else None
+
+
+class _Rebuild(_Again):
+    def __init__(
+        self, spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter], flow: Flow, progress: Progress
+    ):
+        super().__init__(spark, lake, flow)
+        self.writers, self.progress = writers, progress
+
+    def table(self, name: str) -> int:
+        """Rebuild one table; its rows of this topic."""
+        touched: dict[str, pa.Table] = {}
+        if name.startswith("gold."):
+            rows = arrow(self._gold(name))
+            touched[name] = rows
+            self._swap_gold(name, rows)
+        elif name == quarantine.TABLE.name:
+            rows = arrow(self._quarantine())
+            mine = self.read(name).where(F.col("topic") != self.flow.topic)
+            self._swap(name, pa.concat_tables([rows, arrow(mine).cast(rows.schema)]))
+        else:
+            rows = arrow(self._silver())
+            self._swap(name, rows)
+        record(self.writers, self.flow, self.progress, touched, "rebuild")
+        return int(rows.num_rows)
+
+    def _gold(self, name: str) -> DataFrame:
+        silver = self.read(self.flow.silver.name)
+        if name == trending_posts.TABLE.name:
+            return trending_posts.trending_posts(silver)
+        return next(a for a in self.flow.gold if a.name == name).recompute(silver)
 
     def _swap(self, name: str, rows: pa.Table) -> None:
         writer = self.writers[name]
@@ -179,34 +341,38 @@ class _Rebuild:
         actions = pa.table(self.lake.table(name).get_add_actions()).to_pylist()
         return [(action["path"], action["size_bytes"]) for action in actions]
 
-    def _record(self, touched: dict[str, pa.Table]) -> None:
-        """A ledger row without records: the tables' new versions, and the rows that the stores must take over."""
-        seq, now = self.progress.seq + 1, datetime.now(UTC)
-        changes = changed_rows(self.flow.topic, seq, touched, self.writers)
-        if changes.num_rows:
-            self.writers[CHANGES.name].append(changes)
-        versions = {t.name: self.writers[t.name].version for t in self.flow.tables if t is not LEDGER}
-        nothing = {
-            "records": 0,
-            "valid": 0,
-            "quarantined": 0,
-            "duplicates": 0,
-            "warnings": [],
-            "drift": [],
-            "batch_ms": 0,
+
+def record(
+    writers: dict[str, DeltaWriter], flow: Flow, progress: Progress, touched: dict[str, pa.Table], engine: str
+) -> None:
+    """A ledger row without records: the tables' new versions, and the gold rows that the stores must take over."""
+    seq, now = progress.seq + 1, datetime.now(UTC)
+    changes = changed_rows(flow.topic, seq, touched, writers)
+    if changes.num_rows:
+        writers[CHANGES.name].append(changes)
+    versions = {t.name: writers[t.name].version for t in flow.tables if t is not LEDGER}
+    nothing = {
+        "records": 0,
+        "valid": 0,
+        "quarantined": 0,
+        "duplicates": 0,
+        "warnings": [],
+        "drift": [],
+        "batch_ms": 0,
+        "erased": 0,
+    }
+    rows = [
+        {
+            "topic": flow.topic, "seq": seq, "partition": partition, "start_offset": end, "end_offset": end,
+            **nothing, "versions": list(versions.items()), "engine": engine, "committed_at": now,
         }
-        rows = [
-            {
-                "topic": self.flow.topic, "seq": seq, "partition": partition, "start_offset": end, "end_offset": end,
-                **nothing, "versions": list(versions.items()), "engine": "rebuild", "committed_at": now,
-            }
-            for partition, end in self.progress.ends.items()
-        ]  # fmt: skip
-        if rows:
-            self.writers[LEDGER.name].append(pa.Table.from_pylist(rows, schema=LEDGER.arrow))
+        for partition, end in progress.ends.items()
+    ]  # fmt: skip
+    if rows:
+        writers[LEDGER.name].append(pa.Table.from_pylist(rows, schema=LEDGER.arrow))
 
 
-def _store(settings: Settings, spark: SparkSession, lake: Lake, storage: Storage, store: str) -> int:
+def refill_store(settings: Settings, spark: SparkSession, lake: Lake, storage: Storage, store: str) -> int:
     """Write everything of the last cut to one store; how many documents or keys. What it should not hold is removed.
 
     The store's query goes on from there, however far behind it was.

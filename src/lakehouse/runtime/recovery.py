@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import Field
 
 from lakehouse.contracts import Contract
 from lakehouse.flows import FLOWS, STREAMED, TABLES, Flow
@@ -26,6 +27,7 @@ from lakehouse.runtime.seen import SeenIndex
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import DataFile, DeltaWriter, Storage, stat
 from lakehouse.sources.lake import Cut, Lake
+from lakehouse.tables import Table
 
 CHUNK = 500_000
 
@@ -35,15 +37,24 @@ class RecoveryError(Exception):
 
 
 def create_tables(storage: Storage, lake: Lake) -> dict[str, DeltaWriter]:
-    """Create every table that is missing; a writer for each that topics feed."""
+    """Create every table that is missing, and columns that came since; a writer for each table that topics feed."""
     writers = {}
     for name, table in TABLES.items():
         uri = lake.settings.table_uri(name)
         if not storage.exists(f"{uri}/_delta_log"):
             DeltaWriter.create(storage, table, uri, lake.settings.stream.time_travel)
         if name in STREAMED:
-            writers[name] = DeltaWriter(storage, table, uri, lake.table(name).version())
+            writers[name] = DeltaWriter(storage, table, uri, add_columns(lake, table))
     return writers
+
+
+def add_columns(lake: Lake, table: Table) -> int:
+    """Give a table the columns that it lacks, null in its old rows; its version."""
+    handle = lake.table(table.name)
+    there = {field.name for field in handle.schema().fields}
+    if lacking := [field for field in table.schema if field.name not in there]:
+        handle.alter.add_columns([Field.from_json(field.json()) for field in lacking])
+    return int(handle.version())
 
 
 def roll_back(lake: Lake, writers: dict[str, DeltaWriter], check: bool = True) -> dict[str, Progress]:

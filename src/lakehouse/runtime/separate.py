@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -26,6 +27,7 @@ from pyspark.sql import functions as F
 
 from lakehouse.bronze.landed import COLUMNS
 from lakehouse.contracts import Contract
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.flows import Flow
 from lakehouse.gold import trending_posts
 from lakehouse.gold.aggregate import Aggregate
@@ -34,6 +36,7 @@ from lakehouse.runtime.batches import Batches, in_its_batch, side_by_side
 from lakehouse.runtime.fused import MIRRORED, REPLAY_HEADER, Progress, append, leaf_names, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER, MAX_DRIFT
 from lakehouse.silver import quarantine
+from lakehouse.silver.checked import checked
 from lakehouse.sinks.delta import DeltaWriter
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
@@ -139,10 +142,12 @@ class SeparatePass(Batches):
         progress: Progress,
         horizon: timedelta,
         perform: effects.Perform = effects.perform,
+        erased: Erased | None = None,
     ):
         super().__init__()
         self.flow, self.contract, self.lake, self.writers = flow, contract, lake, writers
         self.progress, self.horizon, self.perform = progress, horizon // _MICROSECOND, perform
+        self.erased = erased
         # Readers find nothing by time in the statistics of Spark's default, INT96. Set before a query copies them.
         spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
@@ -175,7 +180,8 @@ class _Batch:
         self.kept: list[DataFrame] = []
         for partition, end in one.progress.ends.items():
             kafka = kafka.where(f"partition <> {partition} or offset >= {end}")
-        self.rows = self._keep(self.flow.check(self.flow.land(kafka), one.contract))
+        parser = replace(self.flow.parse, contract=one.contract, erased=one.erased)
+        self.rows = self._keep(checked(self.flow.land(kafka), parser))
         self.silver_before = one._version(self.flow.silver)
 
     def _keep(self, frame: DataFrame) -> DataFrame:
@@ -203,7 +209,7 @@ class _Batch:
         lost = self._keep(self._duplicates(facts)).withColumn("_lost", F.lit(True))
         fates = self.rows.join(lost, PLACE, "left")
         counts = self._counts(fates)
-        bad = fates.where("_reasons is not null")
+        bad = fates.where("_reasons is not null and erased_at is null")
         # Kept, so that the plans of all that follows begin here: on small batches planning is most of the time.
         silver = self._keep(silver_rows(flow, one.contract, fates.where("_reasons is null and _lost is null")))
         jobs = [partial(self._append, flow.bronze, self.rows.select(*COLUMNS.names))]
@@ -369,7 +375,8 @@ class _Batch:
             .agg(
                 F.count("*").alias("records"),
                 F.count_if(F.expr(accepted)).alias("valid"),
-                F.count("_reasons").alias("quarantined"),
+                F.count_if(F.expr("_reasons is not null and erased_at is null")).alias("quarantined"),
+                F.count("erased_at").alias("erased"),
                 F.count("_lost").alias("duplicates"),
                 (F.max("offset") + 1).alias("end"),
                 F.min(F.unix_micros("timestamp")).alias("first"),
@@ -423,7 +430,7 @@ class _Batch:
                     "partition": partition,
                     "start_offset": start,
                     "end_offset": here["end"] if here else start,
-                    **{n: here[n] if here else 0 for n in ("records", "valid", "quarantined", "duplicates")},
+                    **{n: here[n] if here else 0 for n in ("records", "valid", "quarantined", "duplicates", "erased")},
                     "first_at": _EPOCH + here["first"] * _MICROSECOND if here else None,
                     "last_at": _EPOCH + here["last"] * _MICROSECOND if here else None,
                     "warnings": list(tallies.get((partition, "warnings"), {}).items()),

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.contracts import Contract, contracts
+from lakehouse.erasure.identifiers import Erased
+from lakehouse.erasure.tombstones import erased
 from lakehouse.flows import FLOWS, INGEST, Flow
 from lakehouse.runtime.batches import Batches
 from lakehouse.runtime.checkpoints import Generation
@@ -23,6 +26,7 @@ from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.runtime.separate import SeparatePass
+from lakehouse.runtime.turns import wanted
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
@@ -68,9 +72,10 @@ class Stream:
         progress = roll_back(self.lake, self.writers)
         # At the start too: a stream that dies early each time would leave an ever longer log.
         checkpoint(self.lake, self.writers)
+        gone = erased(self.settings, self.lake)
         if self.settings.stream.engine == "separate":
             for flow in FLOWS:
-                topic, one = flow.topic, self._separate(flow, progress[flow.topic])
+                topic, one = flow.topic, self._separate(flow, progress[flow.topic], gone)
                 self.ingests.append(one)
                 self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
         else:
@@ -82,7 +87,7 @@ class Stream:
             passes = {flow.topic: self._fused(flow, progress[flow.topic]) for flow in FLOWS}
             scratch = self.settings.home / "tmp" / "checked"
             workers, cut_every = self.settings.spark.shuffle_partitions, self.settings.stream.cut_every
-            ingest = Ingest(passes, self.writers, workers, scratch, cut_every)
+            ingest = Ingest(passes, self.writers, workers, scratch, cut_every, gone)
             self.ingests.append(ingest)
             self.queries.append(self._query(INGEST, progress, ingest, until_drained))
 
@@ -121,10 +126,10 @@ class Stream:
         )
         return FusedPass(flow, contract, self.lake, self.writers, index, progress, horizon)
 
-    def _separate(self, flow: Flow, progress: Progress) -> SeparatePass:
+    def _separate(self, flow: Flow, progress: Progress, gone: Erased) -> SeparatePass:
         contract, horizon = self._contract(flow)
         log.info("%s: at batch %d, offsets %s", flow.topic, progress.seq, progress.ends)
-        return SeparatePass(self.spark, flow, contract, self.lake, self.writers, progress, horizon)
+        return SeparatePass(self.spark, flow, contract, self.lake, self.writers, progress, horizon, erased=gone)
 
     def _query(
         self,
@@ -176,8 +181,8 @@ class Stream:
             {name: {str(p): at.ends.get(p, -2) for p in topics[name].partitions} for name, at in progress.items()}
         )
 
-    def watch(self, poll: float = 0.5) -> None:
-        """Wait until :meth:`stop`, or until drained queries end.
+    def watch(self, poll: float = 0.5) -> bool:
+        """Wait until :meth:`stop`, until drained queries end, or until another wants to write the tables: then True.
 
         Raises:
             StreamFailed: a query died, or made no progress for ``stream.stall_after`` while records wait.
@@ -186,6 +191,9 @@ class Stream:
         batches: dict[str, Any] = {}
         full = 0.9 * self.settings.stream.max_records_per_batch
         while not self.stopping.wait(poll):
+            if wanted(self.settings):
+                self._give_way()
+                return True
             for follower in self.followers.values():
                 follower.keep_running()
             behind = False
@@ -214,7 +222,21 @@ class Stream:
             if not active:
                 for ingest in self.ingests:
                     ingest.written()
-                return
+                return False
+        return False
+
+    def _give_way(self) -> None:
+        """Bring the tables to a last cut and the stores up to it, as far as they take it."""
+        self.caught_up.set()
+        for ingest in self.ingests:
+            ingest.close(STOP_WITHIN)
+        following = [one.query for one in self.followers.values() if one.query is not None and one.query.isActive]
+        waits = [threading.Thread(target=_to_the_end, args=(query,), daemon=True) for query in following]
+        until = time.monotonic() + STOP_WITHIN
+        for thread in waits:
+            thread.start()
+        for thread in waits:
+            thread.join(max(until - time.monotonic(), 0))
 
     def stop(self) -> None:
         """Ask :meth:`watch` to return and end every query after its current batch.
@@ -287,6 +309,12 @@ class Follower:
         log.warning("%s is behind: %s; next attempt in %.0f s", self.name, self.failed, self.pause)
         self.again_at = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self.LONGEST_PAUSE)
+
+
+def _to_the_end(query: StreamingQuery) -> None:
+    """Wait until a query has written all that lies before it; one that fails has said so."""
+    with suppress(Exception):
+        query.processAllAvailable()
 
 
 def _cause(error: BaseException) -> str:

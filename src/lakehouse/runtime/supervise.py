@@ -6,13 +6,15 @@ import logging
 import os
 import signal
 import time
+from datetime import timedelta
+from threading import Event
 from types import FrameType
 
 from lakehouse import logs
 from lakehouse.contracts import contracts
 from lakehouse.runtime import restarts
-from lakehouse.runtime.rebuild import only_writer
 from lakehouse.runtime.stream import Stream
+from lakehouse.runtime.turns import TurnError, only_writer, wanted
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings
 
@@ -28,33 +30,49 @@ def run(settings: Settings, until_drained: bool = False) -> int:
     Each restart goes back to the last cut first, so a crash half way through a batch costs nothing but time.
     """
     contracts()
-    with only_writer(settings, "lakehouse stream"):
-        return _run(settings, until_drained)
-
-
-def _run(settings: Settings, until_drained: bool) -> int:
-    spark = spark_session(settings, "lakehouse-stream")
-    stopping = False
-    stream = Stream(spark, settings)
+    stopping, running = Event(), list[Stream]()
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        stream.stopping.set()
+        stopping.set()
+        for stream in running:
+            stream.stopping.set()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    wait = timedelta(0)
+    while not stopping.is_set():
+        try:
+            with only_writer(settings, "lakehouse stream", wait):
+                signal.signal(signal.SIGTERM, stop)
+                signal.signal(signal.SIGINT, stop)
+                code = _run(settings, until_drained, stopping, running)
+        except TurnError:
+            if not wait:
+                raise
+            continue
+        if code is not None:
+            return code
+        log.info("gave way to another writer; going on after it")
+        wait = timedelta(seconds=1)
+        while wanted(settings) and not stopping.wait(0.1):
+            pass
+    return 0
+
+
+def _run(settings: Settings, until_drained: bool, stopping: Event, running: list[Stream]) -> int | None:
+    """An exit code, or None where the stream has given way."""
+    spark = spark_session(settings, "lakehouse-stream")
+    stream = Stream(spark, settings)
+    running[:] = [stream]
     failures, pause = 0, FIRST_PAUSE
     while True:
         started = time.monotonic()
         restarts.started(settings.home, again=failures > 0)
         try:
             stream.start(until_drained)
-            stream.watch()
+            gave_way = stream.watch()
             _end(stream)
-            return 0
+            return None if gave_way else 0
         except Exception as error:
-            if stopping:
+            if stopping.is_set():
                 return 0
             log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG), extra=logs.of(error))
             _end(stream)
@@ -68,6 +86,9 @@ def _run(settings: Settings, until_drained: bool) -> int:
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
             stream = Stream(spark, settings)
+            running[:] = [stream]
+            if stopping.is_set():
+                return 0
 
 
 def _end(stream: Stream) -> None:

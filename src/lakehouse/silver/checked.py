@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 from zipimport import zipimporter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import PythonEvalType, pandas_udf
@@ -24,9 +27,12 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakehouse.bronze.landed import COLUMNS
 from lakehouse.contracts import Contract
+from lakehouse.erasure.identifiers import Erased
 from lakehouse.quality.checks import Checked, checker
 from lakehouse.tables import columns
 
+GONE = "erased"
+"""The only reason of a record that names somebody who was erased; its key, value and headers are gone."""
 FLAGS = columns("_identity string, _reasons array<string>, _warnings array<string>")
 """Identity within the topic (null: topic/partition/offset names it), errors (null: valid) and warnings (null: none)."""
 
@@ -41,13 +47,19 @@ class Parser:
     contract: Contract
     shape: T.StructType
     row: Callable[[Checked, Contract], list[Any]]
+    erased: Erased | None = None
+    """Whom no record may name; such records go no further."""
 
 
 def _judged(batch: pa.RecordBatch, parser: Parser, judge: Callable[[bytes | None, int], Checked]) -> list[pa.Array]:
     """The arrays of the shape's columns and of :data:`FLAGS` for a batch of bronze rows."""
     values = batch.column("value").to_pylist()
     arrivals = batch.column("timestamp").cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
-    results = [judge(value, arrival) for value, arrival in zip(values, arrivals, strict=True)]
+    gone = pc.is_valid(batch.column("erased_at")).to_pylist()
+    results = [
+        Checked({}, reasons=[GONE]) if left_out else judge(value, arrival)
+        for value, arrival, left_out in zip(values, arrivals, gone, strict=True)
+    ]
     kinds = to_arrow_schema(parser.shape).types
     nothing = [None] * len(kinds)
     rows = [nothing if r.reasons else parser.row(r, parser.contract) for r in results]
@@ -67,6 +79,34 @@ def _kept(batch: pa.RecordBatch) -> list[pa.Array]:
     return [batch.column(name).cast(_KEPT.field(name).type) for name in COLUMNS.names]
 
 
+def without(batch: pa.RecordBatch, erased: Erased | None) -> Any:
+    """Bronze rows, those that name somebody who was erased without their key, value and headers."""
+    if not erased:
+        return batch
+    keys, values = batch.column("key").to_pylist(), batch.column("value").to_pylist()
+    headers = batch.column("headers").to_pylist()
+    found = [erased.in_record(*record) for record in zip(keys, values, headers, strict=True)]
+    return nulled(batch, np.array(found, dtype=bool), datetime.now(UTC))
+
+
+def nulled(rows: Any, gone: NDArray[np.bool_], at: datetime) -> Any:
+    """Rows (a table or a batch), some of them without key, value and headers; ``erased_at`` says since when."""
+    if not gone.any():
+        return rows
+    mask = pa.array(gone)
+    for name in ("key", "value", "headers"):
+        kind = rows.schema.field(name).type
+        column = rows.column(name)
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), rows.schema.field(name), pc.if_else(mask, pa.scalar(None, kind), column)
+        )
+    place = rows.schema.get_field_index("erased_at")
+    kind = rows.schema.field(place).type
+    already = rows.column(place)
+    stamped = pc.coalesce(already, pc.if_else(mask, pa.scalar(at, kind), pa.scalar(None, kind)))
+    return rows.set_column(place, rows.schema.field(place), stamped)
+
+
 def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
     """Bronze rows of one topic -> the same rows with the shape's columns (null where invalid) and :data:`FLAGS`.
 
@@ -78,6 +118,7 @@ def checked(bronze: DataFrame, parser: Parser) -> DataFrame:
         forget_archives()
         schema, judge = to_arrow_schema(out), checker(parser.contract)
         for batch in batches:
+            batch = without(batch, parser.erased)
             yield pa.RecordBatch.from_arrays([*_kept(batch), *_judged(batch, parser, judge)], schema=schema)
 
     return bronze.selectExpr(*COLUMNS.names).mapInArrow(check, out)
@@ -132,6 +173,7 @@ class CheckedTogether:
                             names[topic] = f"{folder}/{uuid4().hex}.arrow"
                             writers[topic] = open_files.enter_context(pa.ipc.new_file(names[topic], schema))
                         part = batch.filter(pc.equal(batch.column("topic"), topic))
+                        part = without(part, parser.erased)
                         arrays = [*_kept(part), *_judged(part, parser, judge)]
                         writers[topic].write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             yield pa.RecordBatch.from_pydict({"topic": [*names], "file": [*names.values()]}, schema=_FILES)

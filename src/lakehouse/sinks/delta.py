@@ -128,6 +128,7 @@ import org.apache.commons.io.IOUtils;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FileAlreadyExistsException;
 import org.apache.hadoop.fs.FileContext;
+import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Options;
 import org.apache.hadoop.fs.Path;
@@ -191,6 +192,14 @@ public class LakehouseStorage {
         return files(path).exists(path);
     }
 
+    public String names(String uri) throws IOException {
+        Path path = new Path(uri);
+        StringBuilder found = new StringBuilder();
+        FileStatus[] all = files(path).listStatus(path);
+        for (int i = 0; i < all.length; i++) found.append(all[i].getPath().getName()).append('\\n');
+        return found.toString();
+    }
+
     public void deleteAll(String uris) throws IOException {
         String[] each = uris.split("\\n");
         for (int i = 0; i < each.length; i++) {
@@ -246,6 +255,10 @@ class Storage:
     def exists(self, uri: str) -> bool:
         """Whether a file or folder is there."""
         return bool(self._java.exists(uri))
+
+    def names(self, uri: str) -> list[str]:
+        """The names in a folder."""
+        return str(self._java.names(uri)).split()
 
     def delete(self, uri: str) -> None:
         """Delete a file or a whole folder."""

@@ -126,6 +126,12 @@ class ElasticsearchSink:
                 if refused:
                     raise RuntimeError(f"{name}: {len(refused)} documents refused, the first: {refused[0]}")
 
+    def delete(self, name: str, identities: Iterable[str]) -> None:
+        """Delete documents; one that is not there is passed over."""
+        lines = [orjson.dumps({"delete": {"_index": name, "_id": document_id(one)}}) for one in identities]
+        if lines:
+            self.client.bulk(operations=lines)
+
     def add(self, name: str, identity: str, body: bytes, version: int | None) -> None:
         """Queue one document; written in bulk when enough are queued, at the latest by :meth:`flush`."""
         queue = self._queued.setdefault(name, [])

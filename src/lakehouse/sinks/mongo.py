@@ -51,6 +51,10 @@ class MongoSink:
                 if others:
                     raise
 
+    def delete(self, table: str, keys: Sequence[str]) -> None:
+        """Delete the documents of gold rows that are no longer there."""
+        self.database[COLLECTIONS[table]].delete_many({"_id": {"$in": list(keys)}})
+
     def progress(self) -> dict[str, Any]:
         """How far the fan-out to this store is."""
         found = self.database[PROGRESS].find_one({"_id": "fanout"}) or {}

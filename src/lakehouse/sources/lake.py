@@ -59,6 +59,11 @@ class Lake:
         try:
             return within(OPENS_WITHIN, lambda: DeltaTable(uri, version=version))
         except TableNotFoundError:
+            if version is not None and DeltaTable.is_deltatable(uri):
+                raise LakeError(
+                    f"{name}: version {version} is no longer there: it is older than what is promised, or was ended by "
+                    "an erasure"
+                ) from None
             raise NoTableError(
                 f"{name}: no such table under {self.settings.root}; `lakehouse up` creates all tables"
             ) from None

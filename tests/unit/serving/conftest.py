@@ -33,7 +33,7 @@ def answers() -> Remembered:
 async def api(anyio_backend: str, broker: Broker, answers: Remembered) -> AsyncIterator[httpx2.AsyncClient]:
     """A client with a token that may write events."""
     app = create_app(AWAY, Delivery(lambda: broker, timedelta(seconds=5)), answers, KEYS)
-    token = issue(KEYS, "tester", ["write:events"], timedelta(minutes=1))
+    token = issue(KEYS, "tester", ["write:events"], timedelta(hours=1))
     async with (
         app.router.lifespan_context(app),
         httpx2.AsyncClient(

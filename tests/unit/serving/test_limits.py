@@ -110,7 +110,7 @@ async def test_a_hundred_megabytes_are_413_on_every_route_that_takes_a_body() ->
             yield b"[" * 2**20
 
     app = create_app(AWAY, Delivery(lambda: Broker(), timedelta(seconds=5)), Remembered(), KEYS)
-    token = issue(KEYS, "s", ["write:events", "predict"], timedelta(minutes=1))
+    token = issue(KEYS, "s", ["write:events", "predict"], timedelta(hours=1))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as api:
         posts = [path for path, found in (await api.get("/openapi.json")).json()["paths"].items() if "post" in found]
@@ -265,7 +265,7 @@ async def test_every_answer_protects_who_reads_it(ask: Ask) -> None:
 
 async def test_what_is_answered_to_somebody_is_kept_by_nobody_unless_it_says_so() -> None:
     async with App().client() as api:
-        who = {"Authorization": f"Bearer {issue(KEYS, 's', ['admin'], timedelta(minutes=1))}"}
+        who = {"Authorization": f"Bearer {issue(KEYS, 's', ['admin'], timedelta(hours=1))}"}
         assert (await api.get("/page", headers=who)).headers["Cache-Control"] == "private, no-store"
         said = await api.get("/page", params={"kept": "private, no-cache"}, headers=who)
         assert said.headers.get_list("Cache-Control") == ["private, no-cache"]

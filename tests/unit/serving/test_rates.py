@@ -122,7 +122,7 @@ def served(rates: Rates = SLOW, client: tuple[str, int] = ("192.0.2.7", 1)) -> h
 
 
 def bearer(subject: str, scope: str = "write:events", user: str | None = None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {issue(KEYS, subject, [scope], timedelta(minutes=1), user)}"}
+    return {"Authorization": f"Bearer {issue(KEYS, subject, [scope], timedelta(hours=1), user)}"}
 
 
 async def test_who_asks_too_often_is_told_when_to_come_again() -> None:

@@ -29,7 +29,7 @@ from serving.redact import HIDDEN, Redacting, install, secrets_of
 
 SECRET = "5ec2e7" * 10 + "beef"
 PASSWORDS = {name: f"pw-{name}-{secrets.token_hex(6)}" for name in ("redis", "mongo", "elastic")}
-TOKEN = issue(Keys({"k": SECRET}), "tester", ["read:metrics", "read:users", "read:logs"], timedelta(minutes=5))
+TOKEN = issue(Keys({"k": SECRET}), "tester", ["read:metrics", "read:users", "read:logs"], timedelta(hours=1))
 
 
 def hide(text: str) -> str:
@@ -158,7 +158,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
 def test_a_process_that_meets_nothing_but_errors_logs_no_secret(served: tuple[str, list[str]]) -> None:
     url, log = served
     mine = {"Authorization": f"Bearer {TOKEN}"}
-    other = issue(Keys({"k": secrets.token_hex(32)}), "evil", ["admin"], timedelta(minutes=5))
+    other = issue(Keys({"k": secrets.token_hex(32)}), "evil", ["admin"], timedelta(hours=1))
     with httpx2.Client(base_url=url, timeout=60) as api:
         for path in (
             "/v1/activity", "/v1/activity/live", "/v1/posts/trending", "/v1/users/u1/activity",

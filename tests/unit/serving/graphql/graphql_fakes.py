@@ -131,7 +131,7 @@ class Api:
 
 
 def token(
-    *scopes: str, subject: str = "tester", ttl: timedelta = timedelta(minutes=5), user: str | None = None
+    *scopes: str, subject: str = "tester", ttl: timedelta = timedelta(hours=2), user: str | None = None
 ) -> dict[str, str]:
     return {"Authorization": f"Bearer {issue(KEYS, subject, list(scopes), ttl, user)}"}
 

@@ -31,7 +31,7 @@ def client(reports: Reports, *scopes: str) -> httpx2.AsyncClient:
     app = FastAPI()
     problems.install(app)
     app.include_router(router(reports.settings, KEYS, reports))
-    token = issue(KEYS, "tester", [*scopes], timedelta(minutes=1))
+    token = issue(KEYS, "tester", [*scopes], timedelta(hours=1))
     headers = {"Authorization": f"Bearer {token}"} if scopes else {}
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://api", headers=headers)
 
@@ -144,7 +144,7 @@ async def test_reports_are_for_those_who_may_read_metrics(reports: Reports, path
 @pytest.mark.parametrize("path", ["/reports", "/reports/2026-11-25"])
 async def test_reports_are_not_for_a_users_own_token(reports: Reports, path: str) -> None:
     async with client(reports) as api:
-        token = issue(KEYS, "tester", ["read:metrics"], timedelta(minutes=1), "user-1")
+        token = issue(KEYS, "tester", ["read:metrics"], timedelta(hours=1), "user-1")
         answer = await api.get(path, headers={"Authorization": f"Bearer {token}"})
         assert (answer.status_code, answer.json()["type"]) == (403, "urn:lakehouse:problem:not-yours")
 
