@@ -279,11 +279,26 @@ def schedule() -> None:
 
 
 @app.command()
-def maintain() -> None:
-    """Delete what is kept for a time only: `logs-live` after a day (`up`'s timetable does it every hour)."""
-    from lakehouse.sinks import logs_live
+def maintain(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compact days that are over, delete what no promised version and no reader needs, expire what is kept for a time.
 
-    typer.echo(f"logs-live: {logs_live.expire(_settings()):,} documents expired")
+    It works beside the running stream (`up`'s timetable does it every hour); exit code 1 where a part failed.
+    """
+    settings = _settings()
+    _java_home(settings)
+    from lakehouse.report import show_maintenance
+    from lakehouse.upkeep.maintain import maintain
+
+    with _steps("maintaining") as step:
+        found = maintain(settings, dry_run, lambda part: step(f"maintaining {part}"))
+    _print_json(found) if as_json else show_maintenance(found)
+    for line in found["problems"]:
+        typer.echo(f"error: {line}", err=True)
+    if found["problems"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -86,6 +86,36 @@ def show_tables(found: Sequence[dict[str, Any]]) -> None:
     _console().print(table)
 
 
+def show_maintenance(found: dict[str, Any]) -> None:
+    """What ``lakehouse maintain`` did, or would do."""
+    table = _table("table", "files", "size", "days compacted", "files deleted", "log deleted", "left alone")
+    for name, one in found["tables"].items():
+        files, sizes = one.get("files", []), one.get("bytes", [])
+        table.add_row(
+            name,
+            " -> ".join(f"{count:,}" for count in dict.fromkeys(files)),
+            " -> ".join(size(count) for count in dict.fromkeys(sizes)),
+            str(len(one.get("compacted", {})) or ""),
+            str(one.get("deleted_files", "")),
+            str(one.get("deleted_log", "")),
+            escape("; ".join(one.get("skipped", []))),
+        )
+    console = _console()
+    console.print(table)
+    for hold in found.get("held", []):
+        console.print(f"kept for {escape(hold['who'])}: {hold['table']} from version {hold['version']} on")
+    for topic, past in (found.get("retention") or {}).items():
+        if past["records_past"]:
+            console.print(
+                f"{topic}: {past['records_past']:,} records ({size(past['bytes_past'])}) are older than the contract's "
+                f"{past['retention_days']} days; they are kept"
+            )
+    for collection, count in (found.get("mongodb") or {}).items():
+        console.print(f"mongodb {escape(collection)}: {count:,} documents past their time")
+    if found.get("logs-live") is not None:
+        console.print(f"logs-live: {found['logs-live']:,} documents expired")
+
+
 def show_status(found: dict[str, Any]) -> None:
     """The status, a section a part."""
     console = _console()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import NamedTuple
+
 from deltalake.fs import DeltaStorageHandler
+from pyarrow.fs import FileSelector, FileType, PyFileSystem
 
 
 def put(handler: DeltaStorageHandler, path: str, content: bytes) -> None:
@@ -15,3 +19,50 @@ def put(handler: DeltaStorageHandler, path: str, content: bytes) -> None:
     stream = handler._handler.open_output_stream(path)
     stream.write(content)
     stream.close()  # not where writing failed: closing is what puts the file in place
+
+
+class Found(NamedTuple):
+    """A file or folder: its name in the folder that was listed, bytes, and when it was written."""
+
+    name: str
+    size: int
+    written_at: datetime | None
+    folder: bool
+
+
+class Files:
+    """The files under one root, ``hdfs://``, ``file://`` or whatever delta-rs knows; paths are relative to it."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self.handler = DeltaStorageHandler(root)
+        self.system = PyFileSystem(self.handler)
+
+    def ls(self, folder: str) -> list[Found]:
+        """What a folder holds, by name; nothing where there is none."""
+        found = self.system.get_file_info(FileSelector(folder, allow_not_found=True))
+        return sorted(Found(one.base_name, one.size or 0, one.mtime, one.type == FileType.Directory) for one in found)
+
+    def walk(self, folder: str) -> list[str]:
+        """The paths of all files in a folder and below."""
+        found = self.system.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
+        return sorted(one.path for one in found if one.type == FileType.File)
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a file; None where there is none."""
+        try:
+            with self.system.open_input_stream(path) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def put(self, path: str, content: bytes) -> None:
+        """As :func:`put`."""
+        put(self.handler, path, content)
+
+    def delete(self, path: str) -> None:
+        """Delete a file; one that is not there is passed over."""
+        try:
+            self.system.delete_file(path)
+        except FileNotFoundError:
+            return
