@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from lakehouse.alerting.silences import Silence
     from lakehouse.doctor import Finding
+    from lakehouse.upkeep.plan import Difference
 
 SHOWN_ROWS = 200
 
@@ -84,6 +85,17 @@ def show_tables(found: Sequence[dict[str, Any]]) -> None:
             numbers = [_number(one["rows"]), size(one["bytes"]), _number(one["files"]), _number(one["version"])]
             table.add_row(one["table"], *numbers, one["committed_at"])
     _console().print(table)
+
+
+def show_plan(found: Sequence[Difference]) -> None:
+    """What ``lakehouse plan`` found, with the commands that it asks for below."""
+    marks = {"compatible": "[green]compatible[/]", "migration": "[yellow]migration[/]", "refused": "[red]refused[/]"}
+    table = _table("", "what", "why")
+    for one in found:
+        commands = "".join(f"\n-> {escape(command)}" for command in one.commands)
+        table.add_row(marks[one.verdict], escape(one.what), escape(one.why) + commands)
+    console = _console()
+    console.print(table) if found else console.print("this code declares what the code declared that last ran")
 
 
 def show_maintenance(found: dict[str, Any]) -> None:
