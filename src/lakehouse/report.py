@@ -148,6 +148,8 @@ def show_status(found: dict[str, Any]) -> None:
             table.add_row(name, ready, memory, str(state["restarts"]), state.get("address") or state["log"])
         console.print(table)
         console.print()
+    if found.get("off"):
+        console.print(f"off: {', '.join(found['off'])}")
     if found["api"]["url"]:
         console.print(f"API at {found['api']['url']}")
     if collector := found["collect"]:

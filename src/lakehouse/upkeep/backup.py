@@ -26,7 +26,7 @@ from lakehouse.runtime.rebuild import only_writer
 from lakehouse.runtime.recovery import _files
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DataFile
-from lakehouse.sinks.files import Files
+from lakehouse.sinks.files import Copied, Files
 from lakehouse.sources.lake import Lake, NoTableError
 
 Progress = Callable[[int, int], None]
@@ -169,16 +169,20 @@ def restore(
             raise BackupError(f"{', '.join(taken)} is there already; --force puts the backup in its place")
         if table is not None:
             _fits(lake, table, kept[table]["version"])
-        total = sum(file["size"] for one in chosen.values() for file in one["files"])
-        done = 0
-        for name, one in chosen.items():
-            folder = name.replace(".", "/")
-            for file in one["files"]:
-                found = there.copy(f"data/{folder}/{file['path']}", here, f"{folder}/{file['path']}")
-                if (found.size, found.sha256) != (file["size"], file["sha256"]):
-                    raise BackupError(f"{name}: {file['path']} in {source} is damaged; nothing was put in place")
-                done += file["size"]
-                progress(done, total)
+        files = [(name, file) for name, one in chosen.items() for file in one["files"]]
+        total, done = sum(file["size"] for _, file in files), 0
+        # All are verified first: a damaged one must not take the place of a good one of its name.
+        for name, file in files:
+            if there.summed(f"data/{name.replace('.', '/')}/{file['path']}") != _copied(file):
+                raise BackupError(f"{name}: {file['path']} in {source} is damaged; nothing was put in place")
+        present = {name: {f.name: f.size for f in here.ls(name.replace(".", "/"))} for name in chosen}
+        for name, file in files:
+            path = f"{name.replace('.', '/')}/{file['path']}"
+            there_already = present[name].get(file["path"]) == file["size"] and here.summed(path) == _copied(file)
+            if not there_already and there.copy(f"data/{path}", here, path) != _copied(file):
+                raise BackupError(f"{name}: {file['path']} in {source} changed while it was read; no log was replaced")
+            done += file["size"]
+            progress(done, total)
         for name, one in chosen.items():
             _put_log(here, name, one)
         if table is None:
@@ -193,6 +197,10 @@ def restore(
         "files": sum(len(one["files"]) for one in chosen.values()), "bytes": total,
         "then": [*stores, "lakehouse up", "lakehouse audit"],
     }  # fmt: skip
+
+
+def _copied(file: dict[str, Any]) -> Copied:
+    return Copied(file["size"], file["sha256"])
 
 
 def _manifest(there: Files, source: str, at: str | None) -> dict[str, Any]:
