@@ -25,6 +25,7 @@ from lakehouse.runtime.seen import SeenIndex
 from lakehouse.sinks.delta import DeltaWriter
 from lakehouse.tables import Table, columns
 from tests.streaming.feed import Run, checked, history, split
+from tests.streaming.test_maintain import follow
 from tests.unit.test_plan import CHANGES, HOME, NOW, differences
 
 EVENTS = FLOWS[0]
@@ -135,6 +136,7 @@ def test_a_column_that_is_new_is_added_by_the_start(spark: SparkSession, run: Ru
     assert verdict("a column that is new") == "compatible"
     run.start().feed(*batches[:2])
     old = TABLES["silver.user_events"]
+    followed = follow(run, spark, old.name)
     table = replace(old, schema=T.StructType([*old.schema, *columns("mood string")]))
     version = recovery.add_columns(run.lake, table)
     writer = DeltaWriter(run.storage, table, run.settings.table_uri(table.name), version)
@@ -142,6 +144,8 @@ def test_a_column_that_is_new_is_added_by_the_start(spark: SparkSession, run: Ru
     writer.append(rows.append_column("mood", pa.array(["well"])))
     assert {row["mood"] for row in run.rows(table.name)} == {None, "well"}
     assert {row.mood for row in spark.read.format("delta").load(writer.uri).collect()} == {None, "well"}
+    # A query that follows the table goes on from its checkpoint, and has the column.
+    assert followed and [row.mood for row in follow(run, spark, old.name)] == ["well"]
 
 
 def test_a_query_with_another_source_fails_on_its_checkpoint(spark: SparkSession, run: Run, batches: Any) -> None:

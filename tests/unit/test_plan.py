@@ -232,7 +232,7 @@ def test_what_was_done_is_no_longer_asked_for() -> None:
 
 def test_what_was_not_done_stays_asked_for_after_the_start(tmp_path: Path) -> None:
     settings = local_lake(tmp_path)
-    with pytest.raises(PlanError, match="nothing is deployed"):
+    with pytest.raises(PlanError, match="nothing to compare with"):
         plan(settings)
     deployed.record(settings)
     assert plan(settings) == []

@@ -85,6 +85,15 @@ def _readers(files: Files, now: datetime) -> Iterator[Hold]:
                 yield Hold(table, version, said["who"])
 
 
+def forget_expired(settings: Settings, now: datetime) -> None:
+    """Delete the holds whose time is over: of readers that died."""
+    files = Files(settings.root)
+    for one in files.ls(FOLDER):
+        said = json.loads(files.read(f"{FOLDER}/{one.name}") or b"{}")
+        if said and datetime.fromisoformat(said["until"]) <= now:
+            files.delete(f"{FOLDER}/{one.name}")
+
+
 @contextmanager
 def held(settings: Settings, who: str, versions: Mapping[str, int], lasting: timedelta) -> Iterator[None]:
     """Keep versions of tables readable until this is over, at most for ``lasting``: also if this process dies."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from lakehouse.sinks.files import Files
 from lakehouse.tables import Table
 
 RECORD = "_internal/deployed.json"
+FORMAT = 1
+_log = logging.getLogger("lakehouse.deployed")
 _UNITS = {"retention", "duplicate_horizon", "freshness"}
 
 
@@ -184,13 +187,22 @@ def digest(found: Mapping[str, Any]) -> str:
 
 
 def read(settings: Settings) -> dict[str, Any] | None:
-    """``{"at", "fingerprint", "pending", "settled"}`` of the last start; None where the stream has never started."""
-    body = Files(settings.root).read(RECORD)
-    return json.loads(body) if body else None
+    """``{"format", "at", "fingerprint", "pending", "settled"}`` of the last start; None where there was none, or where
+    another version of this page wrote it."""
+    found: dict[str, Any] = json.loads(Files(settings.root).read(RECORD) or b"{}")
+    return found if found.get("format") == FORMAT else None
 
 
 def record(settings: Settings, now: datetime | None = None) -> None:
-    """Write down what this code declares, and what is still to be done because of it. Called by the stream's start."""
+    """Write down what this code declares, and what is still to be done because of it. Called by the stream's start,
+    which goes on if it can't be written."""
+    try:
+        _record(settings, now or datetime.now(UTC))
+    except Exception as error:
+        _log.warning("what is deployed could not be written down, so `lakehouse plan` compares with older: %s", error)
+
+
+def _record(settings: Settings, now: datetime) -> None:
     from lakehouse.upkeep.plan import outstanding
 
     new = fingerprint(settings)
@@ -198,9 +210,9 @@ def record(settings: Settings, now: datetime | None = None) -> None:
     left = (
         [one.document() for one in outstanding(kept, new, settings.home) if one.verdict == "migration"] if kept else []
     )
-    at = (now or datetime.now(UTC)).isoformat().replace("+00:00", "Z")
+    at = now.isoformat().replace("+00:00", "Z")
     settled = {digest(new): _settled(kept, new)} if kept else {}
-    _write(settings, {"at": at, "fingerprint": new, "pending": left, "settled": settled})
+    _write(settings, {"format": FORMAT, "at": at, "fingerprint": new, "pending": left, "settled": settled})
 
 
 def settle(settings: Settings, command: str) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, TABLES
 from lakehouse.runtime.compaction import CHECKPOINT_EVERY
-from lakehouse.runtime.holds import Hold, Log, added_since, holds
+from lakehouse.runtime.holds import Hold, Log, added_since, forget_expired, holds
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import CommitConflict, DeltaWriter, Storage, whole_hours
 from lakehouse.sinks.files import Files
@@ -92,6 +92,8 @@ class _Tables:
         """Holds below what is promised anyway."""
 
     def look(self) -> bool:
+        if not self.dry_run:
+            forget_expired(self.settings, self.now)
         self.holds = holds(self.settings, self.lake, self.now)
         return True
 

@@ -51,7 +51,9 @@ def plan(settings: Settings) -> list[Difference]:
     """
     kept = deployed.read(settings)
     if kept is None:
-        raise PlanError(f"{settings.root} has no record of a start: nothing is deployed there, `lakehouse up` begins")
+        raise PlanError(
+            f"{settings.root} has no record of a start by this code or one like it: nothing to compare with"
+        )
     return outstanding(kept, deployed.fingerprint(settings), settings.home)
 
 
