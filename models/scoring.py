@@ -51,7 +51,7 @@ def score(settings: Settings, model: str, spark: Any, now: datetime | None = Non
             "model": model,
             "version": version,
             **_recommendations(settings, spark, folder / version, now),
-            **_posts(settings, spark, folder / version, now),
+            **({} if "redis" in settings.off else _posts(settings, spark, folder / version, now)),
         }
     if model == "trend":
         from models.trend.score import forecasts
@@ -69,6 +69,8 @@ def _recommendations(settings: Settings, spark: Any, version: Path, now: datetim
     made = recommended(events, version, now).persist()
     try:
         made.write.format("delta").mode("overwrite").save(settings.table_uri(table.name))
+        if "mongodb" in settings.off:
+            return {"users": made.select("user_id").distinct().count()}
         documents = made.groupBy(F.col("user_id").alias("_id")).agg(
             F.sort_array(F.collect_list(F.struct("rank", "post_id", "score"))).alias("items"),
             F.first("model_version").alias("model_version"),

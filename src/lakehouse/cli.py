@@ -327,11 +327,93 @@ def erase(
 
 
 @app.command()
-def maintain() -> None:
-    """Delete what is kept for a time only: `logs-live` after a day (`up`'s timetable does it every hour)."""
-    from lakehouse.sinks import logs_live
+def maintain(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compact days that are over, delete what no promised version and no reader needs, expire what is kept for a time.
 
-    typer.echo(f"logs-live: {logs_live.expire(_settings()):,} documents expired")
+    It works beside the running stream (`up`'s timetable does it every hour); exit code 1 where a part failed.
+    """
+    settings = _settings()
+    _java_home(settings)
+    from lakehouse.report import show_maintenance
+    from lakehouse.upkeep.maintain import maintain
+
+    with _steps("maintaining") as step:
+        found = maintain(settings, dry_run, lambda part: step(f"maintaining {part}"))
+    _print_json(found) if as_json else show_maintenance(found)
+    for line in found["problems"]:
+        typer.echo(f"error: {line}", err=True)
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+Where = Annotated[str, typer.Option("--to", metavar="DIR|URI", help="Where backups are kept.")]
+From = Annotated[str, typer.Option("--from", metavar="DIR|URI", help="Where backups are kept.")]
+OneTable = Annotated[str | None, typer.Argument(help="A table, such as gold.activity_minute.")]
+AllTables = Annotated[bool, typer.Option("--all", help="All tables.")]
+
+
+def _one_or_all(table: str | None, everything: bool) -> None:
+    if (table is None) != everything:
+        raise typer.BadParameter("name a table, or say --all")
+
+
+@app.command()
+def backup(to: Where, table: OneTable = None, everything: AllTables = False, as_json: Json = False) -> None:
+    """Copy a table or all, as of the last cut, with the ledger; files that are there already are not copied again."""
+    _one_or_all(table, everything)
+    from lakehouse.upkeep.backup import backup
+
+    with _bar("copying", "bytes") as progress:
+        found = backup(_settings(), to, table, progress)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def restore(
+    source: From,
+    table: OneTable = None,
+    everything: AllTables = False,
+    at: Annotated[str | None, typer.Option(help="The backup of this time [the newest].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a backup in place: all tables, or one that is at the last cut's version. The stream must not run."""
+    _one_or_all(table, everything)
+    from lakehouse.upkeep.backup import restore
+
+    with _bar("restoring", "bytes") as progress:
+        found = restore(_settings(), source, table, at, force, progress)
+    _print_json(found) if as_json else _print_facts(found)
+
+
+@app.command()
+def plan(as_json: Json = False) -> None:
+    """Before a deploy: what this code changes against the code that last ran here, and the commands that this asks for.
+
+    Run it with the new code, before the stream is started; exit code 3 where something must be done first.
+    """
+    from lakehouse.report import show_plan
+    from lakehouse.upkeep.plan import plan
+
+    found = plan(_settings())
+    _print_json([one.document() for one in found]) if as_json else show_plan(found)
+    if any(one.verdict != "compatible" for one in found):
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def reset(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="realtime or detector.")], as_json: Json = False
+) -> None:
+    """Let the real-time processor or the detector begin again without what it has kept, as `plan` asks for."""
+    settings = _settings()
+    from lakehouse.upkeep.reset import reset
+
+    found = reset(settings, what)
+    _print_json(found) if as_json else _print_facts(found)
 
 
 @app.command()
@@ -640,6 +722,36 @@ def audit(as_json: Json = False) -> None:
     _print_json(found) if as_json else typer.echo(render(found))
     if not found["balanced"]:
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+@app.command()
+def drift(
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="DIR", help="Write the contracts there as they would be.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fields that records have and contracts do not: how often, since when, of what type; and proposed contracts."""
+    from lakehouse.report import show_rows
+    from lakehouse.upkeep import drift as drifting
+
+    found = drifting.drift(_settings())
+    proposals = drifting.proposals(found)
+    if write is not None:
+        write.mkdir(parents=True, exist_ok=True)
+        for path, _, whole in proposals.values():
+            (write / path.name).write_text(drifting.text(whole))
+    if as_json:
+        patches = {topic: patch for topic, (_, patch, _) in proposals.items()}
+        _print_json({"drift": [one.document() for one in found], "proposed": patches})
+        return
+    if not found:
+        typer.echo("nothing has drifted")
+        return
+    rows = [list(one.document().values()) for one in found]
+    show_rows(list(found[0].document()), rows)
+    for path, patch, _ in proposals.values():
+        typer.echo(f"\n# proposed for {path.name}; `lakehouse plan` then says what it asks for\n{drifting.text(patch)}")
 
 
 @app.command()
@@ -1002,6 +1114,10 @@ def rebuild(
         span = (low.replace(tzinfo=UTC), high.replace(tzinfo=UTC))
     with _steps(f"rebuilding {table or store}"):
         found = rebuild(settings, table, store, span)
+    from lakehouse.upkeep import deployed
+
+    if span is None:
+        deployed.settle(settings, f"lakehouse rebuild {table or f'--store {store}'}")
     _print_json(found) if as_json else _print_facts(found)
 
 

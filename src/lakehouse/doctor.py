@@ -166,9 +166,10 @@ def free_ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("ports", "ok", "servers are others'")
         return
     states = supervisor.states(settings)
-    stopped = [server for server in SERVERS if server.name not in states or states[server.name]["state"] == "STOPPED"]
+    on = [server for server in SERVERS if server.name not in settings.off]
+    stopped = [server for server in on if server.name not in states or states[server.name]["state"] == "STOPPED"]
     wanted = {name: stack.port(settings, name) for server in stopped for name in server.ports}
-    if "serve" not in states:
+    if "serve" not in states and "serve" not in settings.off:
         wanted["the API"] = settings.api.port
     taken = {name: port for name, port in wanted.items() if port and ports.is_taken(port)}
     for name, port in taken.items():
@@ -219,6 +220,8 @@ def _namenode_web(settings: Settings) -> str:
 def clocks(settings: Settings) -> Iterator[Finding]:
     """Servers that tell the time tell ours."""
     for name, ask in (("Redis", _redis_time), ("MongoDB", _mongo_time)):
+        if name.lower() in settings.off:
+            continue
         before = time.time()
         theirs = ask(settings)
         after = time.time()

@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from lakehouse import stack
+from lakehouse import components, stack
 from lakehouse.contracts import TOPICS
 from lakehouse.flows import TABLES
 from lakehouse.query import query
@@ -177,9 +177,10 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
             "at": _rfc3339(now),
             "servers": servers.result(),
             "programs": programs.result(),
-            "api": {"url": _api(settings)},
-            "collect": _collect(settings),
-            "realtime": _or_error(lambda: look.processors(settings)),
+            "off": list(settings.off),
+            "api": {"url": _api(settings) if components.on(settings, "serve") else None},
+            "collect": _collect(settings) if components.on(settings, "collect") else None,
+            "realtime": _or_error(lambda: look.processors(settings)) if components.on(settings, "realtime") else {},
             **summary,
             "runs": runs(settings).latest(),
         }

@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from lakehouse.alerting.silences import Silence
     from lakehouse.doctor import Finding
+    from lakehouse.upkeep.plan import Difference
 
 SHOWN_ROWS = 200
 
@@ -86,6 +87,47 @@ def show_tables(found: Sequence[dict[str, Any]]) -> None:
     _console().print(table)
 
 
+def show_plan(found: Sequence[Difference]) -> None:
+    """What ``lakehouse plan`` found, with the commands that it asks for below."""
+    marks = {"compatible": "[green]compatible[/]", "migration": "[yellow]migration[/]", "refused": "[red]refused[/]"}
+    table = _table("", "what", "why")
+    for one in found:
+        commands = "".join(f"\n-> {escape(command)}" for command in one.commands)
+        table.add_row(marks[one.verdict], escape(one.what), escape(one.why) + commands)
+    console = _console()
+    console.print(table) if found else console.print("this code declares what the code declared that last ran")
+
+
+def show_maintenance(found: dict[str, Any]) -> None:
+    """What ``lakehouse maintain`` did, or would do."""
+    table = _table("table", "files", "size", "days compacted", "files deleted", "log deleted", "left alone")
+    for name, one in found["tables"].items():
+        files, sizes = one.get("files", []), one.get("bytes", [])
+        table.add_row(
+            name,
+            " -> ".join(f"{count:,}" for count in dict.fromkeys(files)),
+            " -> ".join(size(count) for count in dict.fromkeys(sizes)),
+            str(len(one.get("compacted", {})) or ""),
+            str(one.get("deleted_files", "")),
+            str(one.get("deleted_log", "")),
+            escape("; ".join(one.get("skipped", []))),
+        )
+    console = _console()
+    console.print(table)
+    for hold in found.get("held", []):
+        console.print(f"kept for {escape(hold['who'])}: {hold['table']} from version {hold['version']} on")
+    for topic, past in (found.get("retention") or {}).items():
+        if past["records_past"]:
+            console.print(
+                f"{topic}: {past['records_past']:,} records ({size(past['bytes_past'])}) are older than the contract's "
+                f"{past['retention_days']} days; they are kept"
+            )
+    for collection, count in (found.get("mongodb") or {}).items():
+        console.print(f"mongodb {escape(collection)}: {count:,} documents past their time")
+    if found.get("logs-live") is not None:
+        console.print(f"logs-live: {found['logs-live']:,} documents expired")
+
+
 def show_status(found: dict[str, Any]) -> None:
     """The status, a section a part."""
     console = _console()
@@ -106,6 +148,8 @@ def show_status(found: dict[str, Any]) -> None:
             table.add_row(name, ready, memory, str(state["restarts"]), state.get("address") or state["log"])
         console.print(table)
         console.print()
+    if found.get("off"):
+        console.print(f"off: {', '.join(found['off'])}")
     if found["api"]["url"]:
         console.print(f"API at {found['api']['url']}")
     if collector := found["collect"]:

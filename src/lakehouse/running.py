@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from lakehouse import alerts, schedule, stack
+from lakehouse import alerts, components, schedule, stack
 from lakehouse.contracts import contracts
 from lakehouse.flows import TABLES
 from lakehouse.settings import PROJECT, Settings
@@ -71,7 +71,8 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
             path = settings.home / derived
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     create_topics(settings)
-    logs_live.prepare(settings)
+    if components.on(settings, "elasticsearch"):
+        logs_live.prepare(settings)
     if servers_only:
         return settings
     settings = placed(settings)
@@ -90,7 +91,7 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
 
 
 def programs(settings: Settings) -> dict[str, Program]:
-    """What runs beside the servers, by name: the stream first."""
+    """What runs beside the servers, by name, the stream first; without what is off."""
     own = [sys.executable, "-m", "lakehouse.cli"]
     found = {name: Program([*own, name], {}) for name in ("stream", "schedule", "collect", "serve")}
     # 220 MB of memory with these, 270 without; it works for less than a second a minute.
@@ -101,7 +102,7 @@ def programs(settings: Settings) -> dict[str, Program]:
         found["mlflow"] = _mlflow(settings)
     if settings.servers == "local":
         found |= _shippers(settings, own)
-    return found
+    return {name: program for name, program in found.items() if components.runs(settings, name)}
 
 
 def _mlflow(settings: Settings) -> Program:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lakehouse import components
 from lakehouse.settings import PROJECT, Settings
 
 TIMETABLE = PROJECT / "conf" / "schedule.yaml"
@@ -219,6 +220,9 @@ def run(settings: Settings, path: Path = TIMETABLE) -> None:
     runner = Runner(runs(settings))
     scheduler = BackgroundScheduler(timezone=UTC)
     for name, job in jobs.items():
+        if not components.due(settings, job.run[0]):
+            log.info("%s is left out: models are off", name)
+            continue
         scheduler.add_job(
             runner.run,
             job.trigger(),

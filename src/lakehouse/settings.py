@@ -75,6 +75,9 @@ class Spark(_Part):
     shuffle_partitions: int = 2
 
 
+Store = Literal["mongodb", "redis", "elasticsearch"]
+
+
 class Stream(_Part):
     """How the streaming queries run."""
 
@@ -84,7 +87,8 @@ class Stream(_Part):
     """How often the fused engine brings gold and the ledger up to silver, at most."""
     fanout_trigger: timedelta = timedelta(seconds=20)
     max_records_per_batch: int = 100_000
-    stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
+    stores: tuple[Store, ...] = ("mongodb", "redis", "elasticsearch")
+    """Those that the tables are mirrored to; without those that are ``off``."""
     detect: bool = True
     """Whether the stream looks for anomalies in gold's minutes."""
     duplicate_horizon: timedelta = timedelta(days=7)
@@ -94,6 +98,9 @@ class Stream(_Part):
     compact_above_files: int = 100
     time_travel: timedelta = timedelta(days=1)
     """For how long an older version of a table can be read: replaced files and log entries stay as long."""
+    follower_kept: timedelta = timedelta(days=7)
+    """For how long files and log entries stay that a query has not read yet which stands still: a store's, or the
+    detector's. After that, ``lakehouse rebuild --store`` fills what it has missed."""
 
 
 class Collect(_Part):
@@ -295,6 +302,10 @@ class Report(_Part):
     """How long after its day a report is made that stays: what is late, and the analysis of texts, are in by then."""
 
 
+Component = Literal["collect", "ship", "realtime", "alerts", "schedule", "models", "serve", Store]
+"""What an installation may do without; the stream, Kafka and HDFS are what it is."""
+
+
 class Settings(BaseSettings):
     """All settings, frozen. ``home`` holds what this machine keeps: jars, servers' data, logs, the stream's index."""
 
@@ -315,6 +326,8 @@ class Settings(BaseSettings):
     erasure_key: SecretStr | None = None
     """What those who were erased are remembered by; the environment only, the same everywhere and for ever. Locally one
     is made at random."""
+    off: tuple[Component, ...] = ()
+    """Components that are neither started nor asked; see :mod:`lakehouse.components` for what each needs."""
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
     mongo: Mongo = Mongo()
@@ -365,6 +378,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is said in code is all there is; :func:`load` adds files and environment."""
         return (init_settings,)
+
+    @model_validator(mode="after")
+    def _without_what_is_off(self) -> Settings:
+        stores = tuple(store for store in self.stream.stores if store not in self.off)
+        if stores != self.stream.stores:
+            self.__dict__["stream"] = self.stream.model_copy(
+                update={"stores": stores}
+            )  # frozen, but not yet handed out
+        return self
 
     @field_validator("home")
     @classmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from lakehouse import running, stack
-from lakehouse.settings import Settings, load
+from lakehouse import components, doctor, running, schedule, stack
+from lakehouse.settings import Component, Settings, SettingsError, load
 
 OURS = {"stream", "schedule", "alerts", "collect", "serve", "realtime", "mlflow"}
 
@@ -47,6 +48,39 @@ def test_a_home_whose_files_our_shipper_began_stays_with_it(settings: Settings) 
 
 def test_beside_servers_of_others_nothing_is_shipped(settings: Settings) -> None:
     assert running.programs(settings.model_copy(update={"servers": "existing"})).keys() == OURS
+
+
+@pytest.mark.parametrize(
+    ("off", "without"),
+    [
+        ("collect", {"collect", "ship-logs"}), ("ship", {"ship-logs", "ship-metrics"}), ("realtime", {"realtime"}),
+        ("alerts", {"alerts"}), ("schedule", {"schedule"}), ("models", {"mlflow"}), ("serve", {"serve"}),
+        ("mongodb", {"alerts"}), ("redis", {"realtime"}), ("elasticsearch", set()),
+    ],
+)  # fmt: skip
+def test_what_is_off_is_not_run_nor_what_needs_it(settings: Settings, off: str, without: set[str]) -> None:
+    left = Settings(home=settings.home, off=(off,))
+    assert running.programs(left).keys() == running.programs(Settings(home=settings.home)).keys() - without
+    assert off not in left.stream.stores and off not in stack.status(left)
+    assert not [finding for finding in doctor.servers(left) if off in finding.said]
+
+
+def test_all_that_may_be_off_leaves_the_stream(settings: Settings) -> None:
+    left = Settings(home=settings.home, off=get_args(Component))
+    assert running.programs(left).keys() == {"stream"} and left.stream.stores == ()
+    assert stack.status(left).keys() == {"kafka", "namenode", "datanode"}
+
+
+def test_without_models_their_jobs_are_left_out(settings: Settings) -> None:
+    left = Settings(home=settings.home, off=("models",))
+    due = {name for name, job in schedule.read().items() if components.due(left, job.run[0])}
+    assert {"audit", "maintain", "report"} == due
+
+
+def test_a_component_that_does_not_exist_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_OFF", '["kafka"]')
+    with pytest.raises(SettingsError, match="setting off"):
+        load()
 
 
 def test_a_taken_port_is_left_and_the_new_one_is_found_by_all(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from lakehouse.collect import inputs, outputs
@@ -39,6 +40,8 @@ def collector(settings: Settings, path: Path) -> Pipeline:
         QueueError: the queue is damaged, or another collector runs with it.
     """
     config = read(path, environment(settings))
+    if "elasticsearch" in settings.off:
+        config = replace(config, outputs=_without(config.outputs, "elasticsearch"))
     home = settings.home / "collect"
     dead: dict[str, DeadLetters] = {}
 
@@ -56,6 +59,17 @@ def collector(settings: Settings, path: Path) -> Pipeline:
         dead_letters=dead,
         report=settings.home / "collect.json",
     )
+
+
+def _without(items: Block, output: str) -> Block:
+    """Outputs but those of a name."""
+    kept: list[Plugin | Branch] = []
+    for item in items:
+        if isinstance(item, Branch):
+            kept.append(replace(item, arms=tuple((condition, _without(body, output)) for condition, body in item.arms)))
+        elif item.name != output:
+            kept.append(item)
+    return tuple(kept)
 
 
 def check(settings: Settings, path: Path) -> Config:

@@ -137,7 +137,9 @@ class Follower:
 
 def followers(settings: Settings, name: str) -> list[Follower]:
     """Those that the enabled parts need, of the process of a name."""
-    prefix, made = settings.realtime.prefix, []
+    prefix, made = settings.realtime.prefix, list[Follower]()
+    if "mongodb" in settings.off:
+        return made
     if "activity" in settings.realtime.parts:
         made.append(Follower(settings, name, prefix + changelog(Users), "user_profiles", profiles))
     if "notifications" in settings.realtime.parts:

@@ -21,7 +21,7 @@ class Store(Generic[T]):
     """
 
     def __init__(self, prefix: str, kind: type[T]) -> None:
-        self.prefix = prefix
+        self.prefix, self.kind = prefix, kind
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(kind).decode
         self._hot: dict[str, T] = {}

@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.flows import FLOWS
+from lakehouse.runtime.holds import Log, holds
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
 from lakehouse.sinks.delta import CommitConflict, DeltaWriter, whole_hours
+from lakehouse.sinks.files import Files
 from lakehouse.sources.datasets import pruned_dataset
 from lakehouse.sources.lake import Lake
 
@@ -27,6 +29,8 @@ SMALL_BYTES = 32 << 20
 GROUP_BYTES = 96 << 20
 """Compressed bytes that are rewritten at once; in memory they are some five times as much."""
 CHECKPOINT_EVERY = 60
+CLOSED = ".zstd."
+"""In the name of a file that `lakehouse maintain` made of all of a day: it is left as it is, however small."""
 TIDY_EVERY = 3600.0
 """Seconds between two deletions of what is past its time."""
 
@@ -42,7 +46,7 @@ def compact(lake: Lake, writer: DeltaWriter, above_files: int) -> int:
     small = [
         (action["path"], action["size_bytes"])
         for action in pa.table(handle.get_add_actions()).to_pylist()
-        if action["size_bytes"] < SMALL_BYTES
+        if action["size_bytes"] < SMALL_BYTES and CLOSED not in action["path"]
     ]
     if len(small) <= above_files:
         return 0
@@ -61,6 +65,7 @@ def compact(lake: Lake, writer: DeltaWriter, above_files: int) -> int:
         writer.commit([writer.stage(rows)], group, operation="OPTIMIZE", data_change=False)
     except CommitConflict as conflict:
         log.info("%s; compaction of it waits for the next round", conflict)
+        writer.version = max(writer.version, lake.table(writer.table.name).version())
         return 0
     return len(group)
 
@@ -123,11 +128,20 @@ class Compactor:
         """Delete what only versions older than ``time_travel`` need; how many data files.
 
         A table whose topic is idle for as long is left alone: its last cut, which readers go by, is an old version.
+        So is one that a query has still to read, which stands still: `lakehouse maintain` looks at each file.
         """
-        since = datetime.now(UTC) - self.time_travel
-        busy = {name for cut in self.lake.cuts().values() if cut.committed_at >= since for name in cut.versions}
+        now = datetime.now(UTC)
+        since = now - self.time_travel
+        cuts = self.lake.cuts().values()
+        busy = {name for cut in cuts if cut.committed_at >= since for name in cut.versions}
         if not busy:
             return 0
+        files = Files(self.lake.settings.root)
+        for hold in holds(self.lake.settings, self.lake, now):
+            if hold.onwards and hold.table in busy:
+                log_of = Log.of(files, hold.table.replace(".", "/"))
+                if hold.version < log_of.promised(since):
+                    busy.discard(hold.table)
         trim(self.lake, self.writers[CHANGES.name], self.time_travel)
         deleted = 0
         for name in (*busy, LEDGER.name):

@@ -31,6 +31,7 @@ from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
+from lakehouse.upkeep import deployed
 
 log = logging.getLogger("lakehouse.stream")
 STOP_WITHIN = 60.0
@@ -69,6 +70,7 @@ class Stream:
         """
         create_topics(self.settings)
         self.writers = create_tables(self.storage, self.lake)
+        deployed.record(self.settings)
         progress = roll_back(self.lake, self.writers)
         # At the start too: a stream that dies early each time would leave an ever longer log.
         checkpoint(self.lake, self.writers)

@@ -24,6 +24,8 @@ INDICES = {anomalies.TABLE.name: es.ANOMALIES, forecasts.TABLE.name: es.FORECAST
 def put(settings: Settings, table: Table, rows: pa.Table) -> None:
     """Let rows of gold.anomalies or gold.forecasts be those of their keys, in Elasticsearch too."""
     batch.upsert(settings, table, rows)
+    if "elasticsearch" in settings.off:
+        return
     sink = es.ElasticsearchSink(settings)
     sink.prepare()
     sink.index(INDICES[table.name], [_document(row) for row in rows.to_pylist()])

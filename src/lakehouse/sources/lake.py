@@ -92,13 +92,18 @@ class Lake:
         named = {f"{layer.lower()}.{table.lower()}" for layer, table in _NAME.findall(sql)}
         return self.connect(*sorted(named & set(TABLES))).execute(sql, parameters)
 
-    def cuts(self) -> dict[str, Cut]:
-        """The newest cut of every topic that has one."""
-        rows = self.query(
-            "with newest as (select topic, max(seq) as seq from ops.ledger group by topic) "
-            "select topic, seq, partition, end_offset, versions, committed_at from ops.ledger "
-            "join newest using (topic, seq) order by topic, partition"
-        ).fetchall()
+    def cuts(self, version: int | None = None) -> dict[str, Cut]:
+        """The newest cut of every topic that has one, as the ledger says it now or said at a version of it."""
+        at = {} if version is None else {"ops.ledger": version}
+        rows = (
+            self.connect("ops.ledger", versions=at)
+            .execute(
+                "with newest as (select topic, max(seq) as seq from ops.ledger group by topic) "
+                "select topic, seq, partition, end_offset, versions, committed_at from ops.ledger "
+                "join newest using (topic, seq) order by topic, partition"
+            )
+            .fetchall()
+        )
         found: dict[str, Cut] = {}
         for topic, seq, partition, end, versions, at in rows:
             cut = found.setdefault(topic, Cut(topic, seq, {}, dict(versions), at))

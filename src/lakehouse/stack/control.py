@@ -59,7 +59,7 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
     if settings.servers == "existing":
         check_existing(settings)
         return settings
-    wanted = _wanted(only)
+    wanted = _wanted(only if only is not None else [s.name for s in SERVERS if s.name not in settings.off])
     with _alone(settings):
         states = supervisor.states(settings)
         running = {name for name, state in states.items() if state["state"] not in ENDED}
@@ -92,7 +92,10 @@ def down(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> dict[str, ServerStatus]:
-    """Every server's state, also when all is down. Existing servers have the state EXISTING and no process."""
+    """Every server's state but of those that are off, also when all is down.
+
+    Existing servers have the state EXISTING and no process.
+    """
     if settings.servers == "existing":
         return {
             server.name: ServerStatus(
@@ -112,6 +115,8 @@ def status(settings: Settings) -> dict[str, ServerStatus]:
         ready = list(pool.map(lambda s: s.name in states and _trouble(lambda: s.probe(chosen)) is None, SERVERS))
     result: dict[str, ServerStatus] = {}
     for server, answers in zip(SERVERS, ready, strict=True):
+        if server.name in settings.off:
+            continue
         state = states.get(server.name)
         result[server.name] = {
             "state": state["state"] if state else "STOPPED",
@@ -202,7 +207,11 @@ def _existing(settings: Settings) -> list[_Existing]:
         "mongodb": ("mongo.uri", probes.mongodb),
         "redis": ("redis.url", probes.redis),
     }
-    return [_Existing(name, setting, _value(settings, setting), probe) for name, (setting, probe) in names.items()]
+    return [
+        _Existing(name, setting, _value(settings, setting), probe)
+        for name, (setting, probe) in names.items()
+        if name not in settings.off
+    ]
 
 
 def _ask(servers: list[_Existing]) -> Iterator[tuple[_Existing, str | None]]:

@@ -1,0 +1,1 @@
+"""Looking after an installation: maintenance, plans of changes, backups, what has drifted from its contract."""

@@ -1,0 +1,108 @@
+"""Upkeep on real servers: beside the stream, and without each component in turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+from uuid import uuid4
+
+import pytest
+
+from lakehouse import running
+from lakehouse import stack as servers
+from lakehouse.alerting.database import database
+from lakehouse.audit import audit
+from lakehouse.doctor import servers as asked
+from lakehouse.inspect import status, wait
+from lakehouse.settings import PROJECT, Component, Settings
+from lakehouse.sinks import mongo_ttl
+from lakehouse.sources.lake import Lake
+from lakehouse.upkeep.plan import plan
+from tests.integration.lake import StreamProcess, environment, mixed, problems, send, settled
+
+pytestmark = pytest.mark.integration
+
+TOMORROW = (
+    "import json; from datetime import UTC, datetime, timedelta; from lakehouse.settings import load; "
+    "from lakehouse.upkeep.maintain import maintain; "
+    "print(json.dumps(maintain(load(), now=datetime.now(UTC) + timedelta(days=1, hours=1))))"
+)
+
+
+def run(settings: Settings, *command: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=PROJECT, env=environment(settings), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == code, (command, done.stdout[-2000:], done.stderr[-2000:])
+    return done.stdout
+
+
+def cli(settings: Settings, *command: str, code: int = 0) -> str:
+    return run(settings, "-m", "lakehouse.cli", *command, code=code)
+
+
+def test_documents_past_their_time_go_and_no_others(stack: Settings) -> None:
+    collection = database(stack)["ttl_trial"]
+    collection.create_index([("at", 1)], expireAfterSeconds=60)
+    now = datetime.now(UTC)
+    old, young = now - timedelta(seconds=61), now - timedelta(seconds=59)
+    collection.insert_many(
+        [{"_id": i, "at": old} for i in range(2500)]
+        + [{"_id": "young", "at": young}, {"_id": "text", "at": "2020"}, {"_id": "none"}]
+        + [{"_id": "earliest", "at": [young, old]}]
+    )
+    assert mongo_ttl.sweep(stack, now, dry_run=True)["ttl_trial"] == 2501
+    assert mongo_ttl.sweep(stack, now)["ttl_trial"] == 2501
+    assert {one["_id"] for one in collection.find()} == {"young", "text", "none"}
+    collection.drop()
+
+
+def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack: Settings, tmp_path: Path) -> None:
+    with StreamProcess(stack):
+        send(stack, *mixed(uuid4().hex[:6]))
+        settled(stack)
+        before = Lake(stack).dataset("silver.user_events").count_rows()
+        found = json.loads(run(stack, "-c", TOMORROW))
+        assert found["problems"] == [] and found["tables"]["silver.user_events"]["compacted"], found
+        assert Lake(stack).dataset("silver.user_events").count_rows() == before
+        assert json.loads(cli(stack, "maintain", "--json"))["problems"] == []
+        send(stack, *mixed(uuid4().hex[:6]))
+        result = settled(stack)
+        assert result["balanced"], problems(result)
+        assert plan(stack) == []
+        kept = json.loads(cli(stack, "backup", "--all", "--to", f"{stack.hdfs.uri}/kept", "--json"))
+        assert json.loads(cli(stack, "backup", "--all", "--to", f"{stack.hdfs.uri}/kept", "--json"))["bytes"]
+        cli(stack, "restore", "--all", "--from", f"{stack.hdfs.uri}/kept", "--force", code=1)  # the stream runs
+    other = stack.model_copy(update={"hdfs": stack.hdfs.model_copy(update={"root": "/other"})})
+    from lakehouse.upkeep.backup import restore
+
+    restore(other.model_copy(update={"home": tmp_path}), f"{stack.hdfs.uri}/kept")
+    assert kept["tables"] and Lake(other).cuts() == Lake(stack).cuts()
+    result = audit(other, stores=False)
+    assert result["balanced"], problems(result)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("off", get_args(Component))
+def test_the_platform_works_without(tmp_path: Path, stack: Settings, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes each: servers and programs of their own."""
+    monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path))
+    monkeypatch.setenv("LAKEHOUSE_OFF", json.dumps([off]))
+    settings = Settings(home=tmp_path, jars=stack.jars, off=(off,))  # type: ignore[arg-type]
+    try:
+        up = running.up(settings)
+        send(up, *mixed(uuid4().hex[:6]))
+        missing = wait(up, 300)
+        assert not missing
+        found = status(up)
+        assert "error" not in found["servers"] and off not in found["servers"] and off not in found["stores"]
+        assert {state["state"] for state in found["programs"].values()} == {"RUNNING"}
+        assert not [one for one in asked(up) if one.level != "ok"]
+        result = audit(up)
+        assert result["balanced"], problems(result)
+    finally:
+        servers.down(settings)
