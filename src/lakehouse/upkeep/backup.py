@@ -22,8 +22,8 @@ from deltalake import DeltaTable
 from lakehouse.flows import STREAMED, TABLES
 from lakehouse.runtime.holds import held
 from lakehouse.runtime.ledger import LEDGER
-from lakehouse.runtime.rebuild import only_writer
 from lakehouse.runtime.recovery import _files
+from lakehouse.runtime.turns import only_writer
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DataFile
 from lakehouse.sinks.files import Copied, Files
@@ -153,7 +153,7 @@ def restore(
 
     Raises:
         BackupError: there is no such backup, a file of it is damaged, or something is there and ``force`` is not given.
-        RebuildError: the stream is running.
+        TurnError: the stream is running.
     """
     there, here, lake = place(source), Files(settings.root), Lake(settings)
     manifest = _manifest(there, source, at)

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from lakehouse.realtime.processor import GROUP, ITEMS
 from lakehouse.realtime.topology import TASKS, changelog
 from lakehouse.runtime.holds import DETECTOR
-from lakehouse.runtime.rebuild import only_writer
+from lakehouse.runtime.turns import only_writer
 from lakehouse.settings import Settings
 from lakehouse.sinks.files import Files
 from lakehouse.sources.lake import Lake
@@ -104,7 +104,7 @@ def detector(settings: Settings) -> dict[str, Any]:
     """Give up its checkpoint: it learns from what comes into the tables from now on.
 
     Raises:
-        RebuildError: the stream is running.
+        TurnError: the stream is running.
     """
     with only_writer(settings, "lakehouse reset"):
         files, lake, folder = Files(settings.root), Lake(settings), f"_checkpoints/{DETECTOR}"
