@@ -24,6 +24,7 @@ from lakehouse.gold import trending_posts
 from lakehouse.ops import access_log, promotions
 from lakehouse.runtime.ledger import CHANGES, LEDGER
 from lakehouse.silver import quarantine
+from lakehouse.silver.user_events import PROVENANCE
 from lakehouse.tables import Table
 
 Kind = Literal["topic", "table", "model", "store"]
@@ -56,6 +57,8 @@ class Source:
 
 
 _DIRECT = ("IDENTITY", "TRANSFORMATION", "AGGREGATION")
+Columns = dict[str, tuple[Source, ...]]
+"""A column, and what it is made from."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Node:
     stage: Stage
     job: str
     schema: T.StructType | None = None
-    columns: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     decided: tuple[Source, ...] = ()
 
     @property
@@ -169,8 +172,8 @@ def graph() -> Graph:
         bronze, silver = flow.bronze, flow.silver
         source, name = topic(flow.topic), f"{INGEST}.{flow.topic}"
         add(Node(bronze.name, "table", "bronze", name, bronze.schema, _landed(source)), [source])
-        decided = (Source(bronze.name, "value", "FILTER", "valid by the contract"),)
-        add(Node(silver.name, "table", "silver", name, silver.schema, _parsed(flow), decided), [bronze.name])
+        judged = (Source(bronze.name, "value", "FILTER", "valid by the contract"),)
+        add(Node(silver.name, "table", "silver", name, silver.schema, _parsed(flow), judged), [bronze.name])
     refused = quarantine.TABLE
     bronzes = [flow.bronze.name for flow in FLOWS]
     add(_table(refused, "silver", INGEST, _refused(bronzes)), bronzes)
@@ -211,7 +214,7 @@ def _table(
     table: Table,
     stage: Stage,
     job: str,
-    columns: Mapping[str, tuple[Source, ...]] | None = None,
+    columns: Columns | None = None,
     decided: tuple[Source, ...] = (),
 ) -> Node:
     return Node(table.name, "table", stage, job, table.schema, columns or {}, decided)
@@ -220,38 +223,71 @@ def _table(
 def _mirror(add: Any, name: str, table: Table, job: str, whole: bool = True) -> None:
     """A store key with the columns of a gold table; documents of silver have another shape, which nobody declares."""
     whole &= table.name.startswith("gold.")
-    columns = {column: (Source(table.name, column, "IDENTITY"),) for column in table.schema.names} if whole else {}
+    columns: Columns = {column: (Source(table.name, column, "IDENTITY"),) for column in table.schema.names}
+    columns = columns if whole else {}
     add(Node(name, "store", "store", job, table.schema if whole else None, columns), [table.name])
 
 
-def _landed(source: str) -> dict[str, tuple[Source, ...]]:
+def _landed(source: str) -> Columns:
     """Kafka's own fields, and the day, which is of the time."""
     *own, day = LANDED.names
-    return {name: (Source(source, name, "IDENTITY"),) for name in own} | {
-        day: (Source(source, "timestamp", "TRANSFORMATION"),)
-    }
+    found: Columns = {name: (Source(source, name, "IDENTITY"),) for name in own}
+    return found | {day: (Source(source, "timestamp", "TRANSFORMATION"),)}
 
 
-def _parsed(flow: Flow) -> dict[str, tuple[Source, ...]]:
+def _parsed(flow: Flow) -> Columns:
     """Silver by its contract: a field's place in the record's JSON; what else there is comes from all of it."""
-    paths = {one.column: f"$.{one.name}" if one.name.isidentifier() else f"$['{one.name}']" for one in
-             contracts()[flow.topic].fields}  # fmt: skip
+    fields = contracts()[flow.topic].fields
+    paths = {one.column: f"$.{one.name}" if one.name.isidentifier() else f"$['{one.name}']" for one in fields}
     parsed = set(flow.parse.shape.names)
-    found = {}
+    found: Columns = {}
     for name in flow.silver.schema.names:
-        own = name in LANDED.names and name not in parsed and name not in ("value",)
+        own = name in PROVENANCE.names and name not in parsed
         one = (name, "IDENTITY", None) if own else ("value", "TRANSFORMATION", paths.get(name))
         found[name] = (Source(flow.bronze.name, *one),)
     return found
 
 
-def _refused(bronzes: Iterable[str]) -> dict[str, tuple[Source, ...]]:
-    found = {
+def _refused(bronzes: Iterable[str]) -> Columns:
+    found: Columns = {
         name: tuple(Source(bronze, name, "IDENTITY") for bronze in bronzes)
         for name in quarantine.TABLE.schema.names
         if name in LANDED.names
     }
     return found | {"reasons": tuple(Source(bronze, "value", "TRANSFORMATION") for bronze in bronzes)}
+
+
+# --- for readers ---------------------------------------------------------------------------------------------------
+
+
+def described(node: Node) -> dict[str, Any]:
+    """A node in plain values."""
+    return {"id": node.id, "kind": node.kind, "stage": node.stage, "system": node.system, "name": node.name,
+            "job": node.job}  # fmt: skip
+
+
+def whole(node: Node) -> dict[str, Any]:
+    """A node with its way up and down, and every column with what it is made from."""
+    found = graph()
+    return {
+        **described(node),
+        "sources": found.sources(node.id),
+        "upstream": found.upstream(node.id),
+        "downstream": found.downstream(node.id),
+        "columns": [
+            {
+                "name": column.name,
+                "type": column.dataType.simpleString(),
+                "sources": [_said(one) for one in node.columns.get(column.name, ())],
+            }
+            for column in node.schema or ()
+        ],
+        "decided_by": [_said(one) for one in node.decided],
+    }
+
+
+def _said(source: Source) -> dict[str, Any]:
+    return {"id": source.node, "column": source.column, "how": source.how, "what": source.what}
 
 
 # --- columns of SQL ------------------------------------------------------------------------------------------------
@@ -262,7 +298,7 @@ _STRENGTH = (*_DIRECT, "CONDITIONAL", "WINDOW")
 _AGGREGATES = frozenset({"sum", "count", "count_star", "min", "max", "avg", "quantile_cont"})
 
 
-def derived(sql: str, source: str) -> tuple[dict[str, tuple[Source, ...]], tuple[Source, ...]]:
+def derived(sql: str, source: str) -> tuple[Columns, tuple[Source, ...]]:
     """One SELECT over the relation ``source`` -> what each of its columns is made from, and what decides on rows.
 
     Columns of ``source`` are named with their path (``service.name``). Subqueries are followed.
@@ -349,9 +385,7 @@ def _refs(node: Any, how: str = "IDENTITY", outer: bool = False) -> Iterator[_Re
         return
     if kind == "FUNCTION":
         how = _max(how, "AGGREGATION" if node["function_name"] in _AGGREGATES else "TRANSFORMATION")
-    elif kind == "CAST" and not outer:
-        how = _max(how, "TRANSFORMATION")
-    elif kind is not None and kind != "CAST":
+    elif kind is not None and not (kind == "CAST" and outer):
         how = _max(how, "TRANSFORMATION")
     for one in node.values():
         yield from _refs(one, how)
