@@ -127,10 +127,11 @@ def show_status(found: dict[str, Any]) -> None:
         }
         counted = ", ".join(f"{number:,} {what}" for what, number in counts.items())
         console.print(f"real-time processor {name}: {counted}; {waiting:,} wait")
-    if told := found.get("lineage"):
-        counted = f"{told['sent']:,} events sent, {told['refused']:,} refused"
-        trouble = f"; not taken since {told['failing_since']}: {escape(told['error'])}" if told["error"] else ""
-        console.print(f"lineage: {counted} (as of {told['at']}){trouble}")
+    if sent := found.get("lineage"):
+        trouble = f"; not taken since {sent['failing_since']}: {escape(sent['error'])}" if sent["error"] else ""
+        console.print(
+            f"lineage: {sent['sent']:,} events sent, {sent['refused']:,} refused (as of {sent['at']}){trouble}"
+        )
     console.print()
     table = _table(
         "topic",

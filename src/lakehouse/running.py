@@ -80,8 +80,8 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
         folder.mkdir(parents=True, exist_ok=True)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed |= {"LAKEHOUSE_HOME": str(settings.home), "LAKEHOUSE_PROFILE": settings.profile}
-    wanted = programs(settings)
     with chdir(PROJECT):  # a program is started anew when its folder changes
+        wanted = programs(settings)
         for name in stack.program_states(settings).keys() - wanted:
             stack.remove_program(settings, name)
         for name, program in wanted.items():
