@@ -28,22 +28,35 @@ def router(state: Status, keys: auth.Keys) -> APIRouter:
     @made.get("", responses=said(Lineage) | documented(401, 403, 429))
     async def lineage(caller: reader) -> Response:
         """Topics, tables, models and keys of stores, and which is made from which."""
-        found, now = graph(), await state.now()
-        nodes = [described(node) | _now(node, now) for node in found.nodes.values() if _shown(node.id)]
-        edges = [{"source": a, "target": b} for a, b in found.edges if _shown(a) and _shown(b)]
-        return answer({"nodes": nodes, "edges": edges})
+        return answer(all_of(await state.now()))
 
     @made.get("/{name}", responses=said(LineageOf) | documented(401, 403, 404, 429))
     async def lineage_of(name: Name, caller: reader) -> Response:
         """What one of them is made from and goes into, and each of its columns with what it is made from."""
-        node = graph().nodes.get(name)
-        if node is None or not _shown(name):
-            raise Problem(404, "no-such-node", f"Lineage has no {name[:100]!r}: GET /v1/lineage lists all.")
-        found = whole(node)
-        found |= {way: [one for one in found[way] if _shown(one)] for way in ("sources", "upstream", "downstream")}
-        return answer(found | _now(node, await state.now()))
+        return answer(one(name, await state.now()))
 
     return made
+
+
+def all_of(now: dict[str, Any]) -> dict[str, Any]:
+    """The graph, with what ``serving.status`` knows now."""
+    found = graph()
+    nodes = [described(node) | _now(node, now) for node in found.nodes.values() if _shown(node.id)]
+    return {"nodes": nodes, "edges": [{"source": a, "target": b} for a, b in found.edges if _shown(a) and _shown(b)]}
+
+
+def one(name: str, now: dict[str, Any]) -> dict[str, Any]:
+    """A node.
+
+    Raises:
+        Problem: 404.
+    """
+    node = graph().nodes.get(name)
+    if node is None or not _shown(name):
+        raise Problem(404, "no-such-node", f"Lineage has no {name[:100]!r}: GET /v1/lineage lists all.")
+    found = whole(node)
+    found |= {way: [id_ for id_ in found[way] if _shown(id_)] for way in ("sources", "upstream", "downstream")}
+    return found | _now(node, now)
 
 
 def _shown(name: str) -> bool:
