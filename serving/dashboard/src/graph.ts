@@ -7,9 +7,12 @@ export type Stage = (typeof STAGES)[number];
 /** Pixels: a row, a box in it, between columns, of a letter, beside the letters of a box. */
 export const ROW = 30;
 export const BOX = 24;
-const GAP = 36;
-const LETTER = 6.7;
+const GAP = 28;
+const LETTER = 7;
+const MOST_LETTERS = 26;
 const EDGE = 18;
+/** Rows that a box may have for itself where its column has few. */
+const ROOMY = 2.2;
 const HEAD = 26;
 
 export interface Place {
@@ -70,19 +73,21 @@ export function draw(nodes: readonly LineageNode[], edges: readonly LineageEdge[
   const at = new Map<string, Place>();
   let x = 0;
   const columns = parts.map((part) => {
-    const width = EDGE + LETTER * Math.max(...part.own.map((node) => label(node).length), 8);
-    let y = HEAD + ((most - rows(part)) / 2) * ROW;
+    const letters = Math.max(...part.own.map((node) => label(node).length), 8);
+    const width = EDGE + LETTER * Math.min(letters, MOST_LETTERS);
+    const step = ROW * Math.min(most / Math.max(rows(part), 1), ROOMY);
+    let y = HEAD + (most * ROW - (rows(part) - 1) * step - ROW) / 2;
     let system = "";
     const headings: Heading[] = [];
     const places = part.own.map((node) => {
       if (part.stage === "store" && node.system !== system) {
         system = node.system;
         headings.push({ system, y });
-        y += ROW;
+        y += step;
       }
       const place = { node, label: label(node), x, y, width };
       at.set(node.id, place);
-      y += ROW;
+      y += step;
       return place;
     });
     const column = { stage: part.stage, x, width, places, headings };
