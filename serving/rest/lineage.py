@@ -24,6 +24,7 @@ def router(state: Status, keys: auth.Keys) -> APIRouter:
     """The routes."""
     made = APIRouter(prefix="/v1/lineage", tags=["tables"])
     reader = Annotated[Caller, Depends(auth.caller(keys, "read:tables"))]
+    graph()  # SQL is parsed for it, which no request should wait for
 
     @made.get("", responses=said(Lineage) | documented(401, 403, 429))
     async def lineage(caller: reader) -> Response:

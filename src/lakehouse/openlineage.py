@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from lakehouse.sources.lake import Cut, Lake, NoTableError
 
 PRODUCER = "urn:lakehouse"
 EVERY_S = 5.0
+MODELS_EVERY_S = 60.0
+"""What models wrote is looked for less often: it comes by the hour."""
 PAUSE_S = (5.0, 300.0)
 """Between attempts while what takes the events does not answer: the first, and the longest."""
 PAGE = 200
@@ -517,8 +520,9 @@ class Emitter:
     what it says is counted and left out, as it would be refused for ever.
     """
 
-    def __init__(self, settings: Settings, send: Send) -> None:
+    def __init__(self, settings: Settings, send: Send, models_every_s: float = MODELS_EVERY_S) -> None:
         self._settings, self._send, self._lake = settings, send, Lake(settings)
+        self._models_every_s, self._models_at = models_every_s, float("-inf")
         self._path = settings.home / "lineage.json"
         self.state = read_state(settings) or {}
         self._away: set[str] = set()
@@ -542,12 +546,19 @@ class Emitter:
         if not self._stood:
             self._tell(teller.standing(now))
             self._stood = True
-        holds = self._holds(cuts)
+        newest = {flow.topic: cuts[flow.topic].seq if flow.topic in cuts else 0 for flow in FLOWS}
+        stores = self._settings.stream.stores
+        places = {
+            name: {kind: self._mark(f"{kind}:{name}", cut) for kind in (INGEST, *stores)}
+            for name, cut in newest.items()
+        }
+        lacking = [one for one in stores if any(marks[one] < newest[name] for name, marks in places.items())]
+        holds = self._holds(cuts, lacking)
         more = False
         for flow in FLOWS:
+            cut = newest[flow.topic]
             kinds = [INGEST, *holds]
-            cut = cuts[flow.topic].seq if flow.topic in cuts else 0
-            marks = {kind: self._mark(f"{kind}:{flow.topic}", cut) for kind in kinds}
+            marks = {kind: places[flow.topic][kind] for kind in kinds}
             for mark in sorted({mark for mark in marks.values() if mark < cut}):
                 found = batches(self._lake, "topic = $1 and seq > $2 and seq <= $3", [flow.topic, mark, cut])
                 for kind in (kind for kind in kinds if marks[kind] == mark):
@@ -558,7 +569,9 @@ class Emitter:
                         self._tell(events)
                         self._pass(f"{kind}:{flow.topic}", batch.seq)
                 more |= len(found) == PAGE
-        self._models(teller)
+        if time.monotonic() - self._models_at >= self._models_every_s:
+            self._models(teller)
+            self._models_at = time.monotonic()
         self._went(None)
         return more
 
@@ -574,9 +587,9 @@ class Emitter:
             self._tell(teller.trained(name, version, data, at))
             self._pass(promotions.TABLE.name, _micros(at))
 
-    def _holds(self, cuts: Mapping[str, Cut]) -> dict[str, Holds]:
+    def _holds(self, cuts: Mapping[str, Cut], stores: Iterable[str]) -> dict[str, Holds]:
         found: dict[str, Holds] = {}
-        for store in self._settings.stream.stores:
+        for store in stores:
             try:
                 found[store] = holding(self._settings, cuts, store)
                 self._away.discard(store)
@@ -648,6 +661,9 @@ def client() -> OpenLineageClient:
 
 def watch(settings: Settings, stop: threading.Event) -> None:
     """Tell what is new until told to stop, whatever is away meanwhile."""
+    # What goes wrong is told once, by us.
+    for name in ("urllib3", "openlineage.client.transport.composite"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     sending = client()
     emitter, pause, failing = Emitter(settings, sending.emit), PAUSE_S[0], False
     while not stop.is_set():

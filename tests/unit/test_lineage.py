@@ -364,7 +364,7 @@ def test_an_event_that_is_refused_for_what_it_says_is_counted_and_left_out(lake:
 
 def test_what_models_write_and_were_trained_on_is_told(lake: Settings) -> None:
     backend = Backend()
-    emitter = Emitter(lake, backend)
+    emitter = Emitter(lake, backend, models_every_s=0)
     emitter.round()
     write(lake, "gold.forecasts", [{"series": "host/a/cpu", "time": NOW, "mean": 1.0, "model_version": "3"}])
     decided = {"id": "1", "model": "trend", "version": "3", "action": "promoted", "data": [("gold.activity_minute", 7)]}
