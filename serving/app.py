@@ -33,7 +33,7 @@ from serving.rates import Turns
 from serving.reads import Reads
 from serving.recommend import Recommendations
 from serving.report import routes as reports
-from serving.rest import alerts, logs, metrics, models, status, tables, users
+from serving.rest import alerts, lineage, logs, metrics, models, status, tables, users
 from serving.rest.answers import Health, said
 from serving.scraped import sources
 from serving.served import Served
@@ -109,6 +109,7 @@ def create_app(
         logs.router(service, keys),
         models.router(service, predictions, keys),
         status.router(state, keys),
+        lineage.router(state, keys),
         live.router(streams, auth.anyone(keys), lambda caller: service.record(caller, "stream", PERSONAL, None, None)),
         metrics_router(observed, _named, settings.api.metrics_token, settings.api.behind_proxy),
         alerts.router(alerts.Standing(service, settings), keys),

@@ -424,6 +424,66 @@ class Pipeline(_Said):
     totals: list[Total]
 
 
+class LineageSource(_Said):
+    """A column that another is made from, or that decides which rows there are."""
+
+    id: str = Field(description="What it is a column of.", examples=["silver.user_events"])
+    column: str = Field(examples=["occurred_at"])
+    how: str = Field(
+        description="As OpenLineage has it: IDENTITY, TRANSFORMATION, AGGREGATION of its values; CONDITIONAL, FILTER, "
+        "GROUP_BY, WINDOW where they decide only.",
+        examples=["AGGREGATION"],
+    )
+    what: str | None = Field(description="Such as the place in a record's JSON.", examples=["$.occurred_at"])
+
+
+class LineageColumn(_Said):
+    """A column and what it is made from; nothing where that is not declared."""
+
+    name: str = Field(examples=["window_start"])
+    type: str = Field(description="In Spark's words.", examples=["timestamp"])
+    sources: list[LineageSource]
+
+
+class LineageNode(_Said):
+    """A topic, table, model, or key of a store."""
+
+    id: str = Field(examples=["gold.activity_minute"])
+    kind: str = Field(description="topic, table, model or store.", examples=["table"])
+    stage: str = Field(description="topic, bronze, silver, gold, model, made or store.", examples=["gold"])
+    system: str = Field(description="What holds it.", examples=["delta"])
+    name: str = Field(description="Its name there.", examples=["gold.activity_minute"])
+    job: str = Field(description="What writes it.", examples=["ingest.user-events"])
+    version: Count | None = Field(description="Of a table, as of its topic's newest batch.")
+    batch: Count | None = Field(description="The newest batch of a topic.")
+    behind: Count | None = Field(description="Batches that a store lacks.")
+    at: datetime | None = Field(description="When that batch was committed.")
+
+
+class LineageEdge(_Said):
+    """What is made from what."""
+
+    source: str = Field(examples=["silver.user_events"])
+    target: str = Field(examples=["gold.activity_minute"])
+
+
+class Lineage(_Said):
+    """The graph, its nodes in the order of the flow."""
+
+    nodes: list[LineageNode]
+    edges: list[LineageEdge]
+
+
+class LineageOf(LineageNode):
+    """One node: all that it is made from and goes into, and its columns."""
+
+    sources: list[str] = Field(description="What it is made from at one remove.")
+    upstream: list[str]
+    downstream: list[str]
+    columns: list[LineageColumn]
+    decided_by: list[LineageSource] = Field(description="What decides which rows there are, and how they are grouped.")
+
+
 class Report(_Said):
     """The report of a day that is kept."""
 

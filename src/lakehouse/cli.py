@@ -764,6 +764,72 @@ def trace(record: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = 
 
 
 @app.command()
+def lineage(
+    of: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A table, topic, model or key of a store [all].")
+    ] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="Each column with what it is made from.")] = False,
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN",
+            help="Send the OpenLineage events of the last 30m, 2h or 7d once more; print them where no backend is set.",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Send them of what is new until stopped (`up` does where a backend is set).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What a table is made from and goes into; OpenLineage events of every batch."""
+    if watch or emit:
+        _emit_lineage(None if watch else _duration("--emit", emit or ""))
+        return
+    from lakehouse.lineage import graph, whole
+    from lakehouse.report import show_lineage, show_lineage_of
+
+    if of is None:
+        every = [whole(node) for node in graph().nodes.values()]
+        _print_json(every) if as_json else show_lineage(every)
+        return
+    found = whole(graph().find(of))
+    _print_json(found) if as_json else show_lineage_of(found, columns)
+
+
+def _emit_lineage(span: timedelta | None) -> None:
+    """The events of a span, sent or printed; None: of what is new, until stopped."""
+    import signal
+    import threading
+
+    from lakehouse import openlineage
+
+    settings = _settings()
+    if span is None:
+        if not openlineage.configured():
+            raise typer.BadParameter(
+                "no backend is set: OPENLINEAGE_URL or openlineage.yml names one", None, None, "--watch"
+            )
+        _log_to_stderr(settings)
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        openlineage.watch(settings, stop)
+        return
+    now = datetime.now(UTC)
+    events = openlineage.told(settings, now - span, now)
+    if not openlineage.configured():
+        for event in events:
+            typer.echo(openlineage.as_json(event))
+        return
+    sending, sent = openlineage.client(), 0
+    for event in events:
+        sending.emit(event)
+        sent += 1
+    sending.close()
+    typer.echo(f"{sent:,} events sent")
+
+
+@app.command()
 def live(user: Annotated[str | None, typer.Argument(help="One user's activity instead.")] = None) -> None:
     """What the real-time processor shows now, as JSON: the site and trending posts, or all of one user."""
     from lakehouse.realtime import look

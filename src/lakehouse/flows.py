@@ -31,7 +31,7 @@ from lakehouse.silver import user_events as _silver_events
 from lakehouse.silver.checked import Parser
 from lakehouse.tables import Table
 
-__all__ = ["ANALYSES", "FLOWS", "STORES", "STREAMED", "TABLES", "Analysis", "Flow", "StoreKey"]
+__all__ = ["ANALYSES", "FLOWS", "LIVE", "STORES", "STREAMED", "TABLES", "Analysis", "Flow", "LiveKey", "StoreKey"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,15 @@ STREAMED: dict[str, Table] = {table.name: table for flow in FLOWS for table in f
 
 @dataclass(frozen=True)
 class Analysis:
-    """What models make of tables: the table they fill, and the store that has its rows."""
+    """What models make of tables: the table they fill, and the store that has its rows.
+
+    ``model`` is the registered one that is trained on the sources and answers; None where none is.
+    """
 
     sources: tuple[str, ...]
     table: Table
     stores: tuple[StoreKey, ...]
+    model: str | None = None
 
 
 ANALYSES: tuple[Analysis, ...] = (
@@ -118,16 +122,19 @@ ANALYSES: tuple[Analysis, ...] = (
             StoreKey("mongodb", "recommendations", recommendations.TABLE.name),
             StoreKey("redis", "features:post", _silver_events.TABLE.name),
         ),
+        "recommender",
     ),
     Analysis(
         ("gold.service_health_minute", "silver.system_metrics", "silver.service_logs"),
         anomalies.TABLE,
         (StoreKey("elasticsearch", "analysis-anomalies", anomalies.TABLE.name),),
+        "anomaly",
     ),
     Analysis(
         ("gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute"),
         forecasts.TABLE,
         (StoreKey("elasticsearch", "analysis-forecasts", forecasts.TABLE.name),),
+        "trend",
     ),
     Analysis(("silver.user_events", "silver.service_logs"), text_insights_daily.TABLE, ()),
 )
@@ -153,6 +160,32 @@ STORES: tuple[StoreKey, ...] = (
 )
 """The lake's own keys in the stores; each has exactly one writer, the fan-out."""
 
+
+@dataclass(frozen=True)
+class LiveKey:
+    """A collection, key or index that is filled beside the lake, and the topics that it is made from."""
+
+    store: str
+    name: str
+    topics: tuple[str, ...]
+    writer: str = "realtime"
+    model: str | None = None
+
+
+LIVE: tuple[LiveKey, ...] = (
+    LiveKey("mongodb", "user_profiles", ("user-events",)),
+    LiveKey("mongodb", "notifications", tuple(flow.topic for flow in FLOWS)),
+    LiveKey("redis", "live:site", ("user-events",)),
+    LiveKey("redis", "live:user", ("user-events",)),
+    LiveKey("redis", "live:service", ("service-logs",)),
+    LiveKey("redis", "live:host", ("system-metrics",)),
+    LiveKey("redis", "live:notifications", tuple(flow.topic for flow in FLOWS)),
+    LiveKey("redis", "trending:posts", ("user-events",)),
+    LiveKey("redis", "features:user", ("user-events",)),
+    LiveKey("redis", "recs", ("user-events",), model="recommender"),
+    LiveKey("elasticsearch", "logs-live", (), writer="collect"),
+)
+"""What the real-time processor (``realtime/topology.py``) and the collector write; names without ``:<id>``."""
 
 INGEST = "ingest"
 """The query that writes all tables; the engine ``separate`` has one of each topic, ``ingest-<topic>``."""

@@ -181,6 +181,7 @@ def status(settings: Settings, now: datetime | None = None) -> dict[str, Any]:
             "api": {"url": _api(settings) if components.on(settings, "serve") else None},
             "collect": _collect(settings) if components.on(settings, "collect") else None,
             "realtime": _or_error(lambda: look.processors(settings)) if components.on(settings, "realtime") else {},
+            "lineage": _lineage(settings),
             **summary,
             "runs": runs(settings).latest(),
         }
@@ -210,6 +211,15 @@ def _collect(settings: Settings) -> dict[str, Any] | None:
     host = collect.beats.rpartition(":")[0]
     others = {"tcp": collect.tcp_port, "http": collect.http_port, "syslog": collect.syslog_port}
     return said | {"listens": {"beats": collect.beats} | {name: f"{host}:{port}" for name, port in others.items()}}
+
+
+def _lineage(settings: Settings) -> dict[str, Any] | None:
+    """How telling OpenLineage's backend goes; None where none is or was configured."""
+    try:
+        said = orjson.loads((settings.home / "lineage.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return {name: said.get(name) for name in ("at", "sent", "refused", "failing_since", "error", "marks")}
 
 
 def _or_error(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -171,6 +171,11 @@ def show_status(found: dict[str, Any]) -> None:
         }
         counted = ", ".join(f"{number:,} {what}" for what, number in counts.items())
         console.print(f"real-time processor {name}: {counted}; {waiting:,} wait")
+    if sent := found.get("lineage"):
+        trouble = f"; not taken since {sent['failing_since']}: {escape(sent['error'])}" if sent["error"] else ""
+        console.print(
+            f"lineage: {sent['sent']:,} events sent, {sent['refused']:,} refused (as of {sent['at']}){trouble}"
+        )
     console.print()
     table = _table(
         "topic",
@@ -267,3 +272,32 @@ def show_erasure(receipt: dict[str, Any]) -> None:
         console.print(f"{place:<42} {count:>10,} still name them")
     if not receipt["left"]:
         console.print("nothing names them")
+
+
+def show_lineage(found: Sequence[dict[str, Any]]) -> None:
+    """Every node of the graph, and what it is made from at one remove."""
+    table = _table("node", "stage", "made from", "by")
+    for node in found:
+        table.add_row(node["id"], node["stage"], ", ".join(node["sources"]), node["job"])
+    _console().print(table)
+
+
+def show_lineage_of(found: dict[str, Any], columns: bool) -> None:
+    """One node: its way up and down, and its columns where they are wanted."""
+    console = _console()
+    console.print(f"[bold]{escape(found['id'])}[/], by {found['job']}")
+    for way, words in (("upstream", "made from"), ("downstream", "goes into")):
+        console.print(f"{words}: {', '.join(found[way]) or 'nothing'}", soft_wrap=True)
+    if not columns:
+        return
+    if not any(column["sources"] for column in found["columns"]):
+        console.print("what its columns are made from is not declared")
+        return
+    table = _table("column", "type", "made from")
+    for column in found["columns"]:
+        sources = (f"{one['id']}.{one['column']} ({one['how'].lower()})" for one in column["sources"])
+        table.add_row(column["name"], column["type"], "\n".join(sources))
+    console.print(table)
+    decided = dict.fromkeys(f"{one['id']}.{one['column']} ({one['how'].lower()})" for one in found["decided_by"])
+    if decided:
+        console.print(f"which rows there are: {', '.join(decided)}", soft_wrap=True)

@@ -16,6 +16,7 @@ import yaml
 from lakehouse import alerts, components, schedule, stack
 from lakehouse.contracts import contracts
 from lakehouse.flows import TABLES
+from lakehouse.openlineage import configured as lineage_wanted
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.sinks import logs_live
 from lakehouse.sources.lake import Lake, LakeError
@@ -24,11 +25,11 @@ from lakehouse.stack import ports
 
 READY_WITHIN = 120.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
-_PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
+_PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME", "OPENLINEAGE_")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
 _DERIVED = (
     *("index", "tmp", "runs.jsonl", "collect", "collect.json", "service-logs", "ship", "filebeat", "metricbeat"),
-    *("published", "mlflow"),
+    *("published", "mlflow", "lineage.json"),
 )
 """What of the home is made from the data, and goes with them."""
 _PORTS = {
@@ -80,8 +81,8 @@ def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> S
         folder.mkdir(parents=True, exist_ok=True)
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed |= {"LAKEHOUSE_HOME": str(settings.home), "LAKEHOUSE_PROFILE": settings.profile}
-    wanted = programs(settings)
     with chdir(PROJECT):  # a program is started anew when its folder changes
+        wanted = programs(settings)
         for name in stack.program_states(settings).keys() - wanted:
             stack.remove_program(settings, name)
         for name, program in wanted.items():
@@ -98,6 +99,8 @@ def programs(settings: Settings) -> dict[str, Program]:
     small = {"MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     found["alerts"] = Program([*own, "alerts", "--watch"], small)
     found["realtime"] = Program([*own, "realtime", "--name", "realtime-1"], {})
+    if lineage_wanted():
+        found["lineage"] = Program([*own, "lineage", "--watch"], small)
     if settings.mlflow.uri is None:
         found["mlflow"] = _mlflow(settings)
     if settings.servers == "local":

@@ -20,6 +20,7 @@ from fastapi.responses import StreamingResponse
 from serving import pages, problems
 from serving.auth import Caller, Keys, Scope, caller
 from serving.problems import Problem
+from serving.rest import lineage
 from serving.steps import minutes
 
 MINUTE = timedelta(minutes=1)
@@ -315,6 +316,14 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
     @app.get("/v1/status")
     def status(_: metrics) -> dict[str, Any]:
         return _status(world)
+
+    @app.get("/v1/lineage")
+    def lineage_(_: tables) -> dict[str, Any]:
+        return lineage.all_of(_status(world))
+
+    @app.get("/v1/lineage/{name}")
+    def lineage_of(name: str, _: tables) -> dict[str, Any]:
+        return lineage.one(name, _status(world))
 
     @app.get("/v1/tables")
     def tables_(_: tables) -> dict[str, Any]:

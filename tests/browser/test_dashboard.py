@@ -27,10 +27,11 @@ ROUTES = {
     "users": "users?user=u00042",
     "alerts": "alerts",
     "pipeline": "pipeline",
+    "lineage": "lineage",
 }
 """Every page, with what it shows something of."""
-ENGLISH = ("Overview", "Activity", "Posts", "Services", "Hosts", "Logs", "Users", "Alerts", "Pipeline")
-KOREAN = ("개요", "활동", "게시물", "서비스", "호스트", "로그", "사용자", "경보", "파이프라인")
+ENGLISH = ("Overview", "Activity", "Posts", "Services", "Hosts", "Logs", "Users", "Alerts", "Pipeline", "Lineage")
+KOREAN = ("개요", "활동", "게시물", "서비스", "호스트", "로그", "사용자", "경보", "파이프라인", "계보")
 AXE = Path(pages.DIST).parent / "node_modules" / "axe-core" / "axe.min.js"
 DRAWN = """canvas => {
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -130,6 +131,45 @@ def test_hosts_show_what_is_expected_and_mark_what_was_unusual(open_page: Open, 
       return n;
     }"""
     assert page.locator("canvas").evaluate(red) > 20
+
+
+def test_lineage_is_followed_up_and_down_by_mouse_and_keys(open_page: Open, world: World, shot: Shot) -> None:
+    page = open_page("lineage")
+    settled(page)
+    graph = panel(page, "What is made from what")
+    assert graph.locator(".node").count() > 45 and graph.locator("path").count() > 50
+    graph.get_by_role("button", name="service_health_minute", exact=True).click()
+    details = panel(page, "gold.service_health_minute")
+    row = details.locator("tbody tr").filter(has_text="p95_ms")
+    expect(row).to_contain_text("silver.service_logs.event.duration aggregated")
+    near = {
+        one.removeprefix("redis:") for one in graph.locator(".node.on").evaluate_all("all => all.map(n => n.title)")
+    }
+    assert {"kafka:service-logs", "bronze.service_logs", "mlflow:trend", "gold:service_health_minute:latest"} <= near
+    assert not near & {"kafka:user-events", "silver.quarantine", "gold.host_utilization_minute"}
+    shot(page, "lineage-node-light-1440-en")
+    row.get_by_role("link", name="silver.service_logs").click()
+    expect(panel(page, "silver.service_logs").locator("tbody tr").first).to_contain_text("bronze.service_logs.value")
+    page.go_back()
+    chosen = graph.get_by_role("button", pressed=True)
+    expect(chosen).to_have_text("service_health_minute")
+    chosen.press("Tab")
+    page.keyboard.press("Enter")
+    expect(graph.get_by_role("button", pressed=True)).not_to_have_text("service_health_minute")
+    graph.get_by_role("button", name="Show all").click()
+    expect(graph.locator(".node.on")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("theme", "language"), [("light", "en-GB"), ("dark", "ko-KR")])
+def test_lineage_of_a_node_fits_a_phone(open_page: Open, world: World, shot: Shot, theme: str, language: str) -> None:
+    page = open_page("lineage?node=gold.trending_posts", width=375, height=812, theme=theme, language=language)
+    settled(page)
+    assert sideways(page) <= 0
+    assert page.locator(".node:visible").evaluate_all("all => all.map(n => n.title)") == [
+        "kafka:user-events", "bronze.user_events", "silver.user_events", "gold.trending_posts",
+        "redis:gold:trending_posts:latest",
+    ]  # fmt: skip
+    shot(page, f"lineage-node-{theme}-375-{language[:2]}")
 
 
 # --- live ------------------------------------------------------------------------------------------------------------
@@ -548,7 +588,12 @@ def test_axe_finds_nothing_that_bars_anybody(open_page: Open, site: Site, watch:
     page = open_page("overview", theme=theme, width=width)
     found = {}
     page.evaluate(AXE.read_text())
-    for name, route in {**ROUTES, "hosts of one": "hosts?host=web-2&range=1h", "nobody": "users?user=nobody"}.items():
+    for name, route in {
+        **ROUTES,
+        "hosts of one": "hosts?host=web-2&range=1h",
+        "nobody": "users?user=nobody",
+        "node": "lineage?node=gold.trending_posts",
+    }.items():
         page.evaluate("route => { location.hash = '#/' + route }", reaching(site, route))
         settled(page)
         if name == "services":

@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 
+from lakehouse import openlineage
 from lakehouse import stack as servers
 from lakehouse.audit import audit
 from lakehouse.doctor import examine
-from lakehouse.flows import TABLES, effects
+from lakehouse.flows import FLOWS, STORES, TABLES, effects
 from lakehouse.inspect import wait
+from lakehouse.openlineage import Names, as_json
 from lakehouse.query import query
 from lakehouse.runtime.effects import MOMENTS
 from lakehouse.runtime.ledger import CHANGES, LEDGER
@@ -53,6 +56,7 @@ def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
     until(lambda: DeltaTable.is_deltatable(stack.table_uri(LEDGER.name)), STREAM_STARTS_IN)
     before, events = settled(stack)["topics"], "select coalesce(sum(events), 0) from gold.activity_minute"
     events_before = query(stack, events).rows[0][0]
+    began = datetime.now(UTC)
     simulate(stack, 7, 300, 5, 0.5, truth_file, history_records=12_000)
     result = settled(stack)
     assert result["balanced"], problems(result)
@@ -65,6 +69,20 @@ def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
             sent["valid"], sent["broken"], sent["duplicates"],
         )  # fmt: skip
     assert query(stack, events).rows[0][0] - events_before == truth["topics"]["user-events"]["valid"]
+    told_everywhere(stack, began)
+
+
+def told_everywhere(stack: Settings, since: datetime) -> None:
+    """OpenLineage's events lead from every topic to every table and every key of the stores that follow them."""
+    events = [json.loads(as_json(event)) for event in openlineage.told(stack, since, datetime.now(UTC))]
+    runs = [event for event in events if event.get("eventType") == "COMPLETE"]
+    of = Names(stack).of
+    read = {(one["namespace"], one["name"]) for run in runs for one in run["inputs"]}
+    written = {(one["namespace"], one["name"]) for run in runs for one in run["outputs"]}
+    tables = {table.name for flow in FLOWS for table in flow.tables} - {CHANGES.name, LEDGER.name}
+    assert {of(f"kafka:{flow.topic}") for flow in FLOWS} <= read
+    assert {of(table) for table in tables} | {of(f"{key.store}:{key.name}") for key in STORES} <= written
+    assert len({run["run"]["runId"] for run in runs}) == len(runs)
 
 
 def test_every_kill_leaves_a_balanced_lake(stack: Settings) -> None:

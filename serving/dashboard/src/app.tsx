@@ -7,6 +7,7 @@ import { language, t } from "./language";
 import { Activity } from "./pages/activity";
 import { Alerts } from "./pages/alerts";
 import { Hosts } from "./pages/hosts";
+import { LineagePage } from "./pages/lineage";
 import { Logs } from "./pages/logs";
 import { Overview } from "./pages/overview";
 import { Pipeline } from "./pages/pipeline";
@@ -34,6 +35,7 @@ const SHOWN: Record<Page, { of: ComponentType; ranged: boolean }> = {
   users: { of: Users, ranged: false },
   alerts: { of: Alerts, ranged: false },
   pipeline: { of: Pipeline, ranged: false },
+  lineage: { of: LineagePage, ranged: false },
 };
 
 export function App() {

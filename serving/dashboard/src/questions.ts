@@ -12,6 +12,8 @@ import type {
   Health,
   Host,
   KeptReport,
+  Lineage,
+  LineageOf,
   Page,
   Site,
   SlowPath,
@@ -243,6 +245,19 @@ export function useStatus(): Query<Status> {
     tables: ["gold.activity_minute", "gold.service_health_minute", "gold.host_utilization_minute"],
     everyMs: 10_000,
   });
+}
+
+/** What is made from what; versions move all the time, the graph with a release. */
+export function useLineage(): Query<Lineage> {
+  return useQuery("lineage", async (signal) => (await get<Lineage>("/lineage", {}, signal)).body, { everyMs: 60_000 });
+}
+
+export function useLineageOf(id: string | null): Query<LineageOf> {
+  return useQuery(
+    id === null ? null : `lineage ${id}`,
+    async (signal) => (await get<LineageOf>(`/lineage/${encodeURIComponent(id!)}`, {}, signal)).body,
+    { everyMs: 15_000 },
+  );
 }
 
 /** Rows and bytes of the tables that the token may read, by name. */

@@ -17,6 +17,7 @@ export const PAGES = [
   "users",
   "alerts",
   "pipeline",
+  "lineage",
 ] as const;
 export type Page = (typeof PAGES)[number];
 

@@ -182,6 +182,41 @@ export interface TableState {
   version: number;
   at: string | null;
 }
+/** A topic, table, model, or key of a store; the newest that is known of it. */
+export interface LineageNode {
+  id: string;
+  kind: "topic" | "table" | "model" | "store";
+  stage: "topic" | "bronze" | "silver" | "gold" | "model" | "made" | "store";
+  system: string;
+  name: string;
+  job: string;
+  version: number | null;
+  batch: number | null;
+  /** Batches that a store lacks. */
+  behind: number | null;
+  at: string | null;
+}
+export interface LineageEdge {
+  source: string;
+  target: string;
+}
+export interface Lineage {
+  nodes: LineageNode[];
+  edges: LineageEdge[];
+}
+export interface LineageSource {
+  id: string;
+  column: string;
+  how: string;
+  what: string | null;
+}
+export interface LineageOf extends LineageNode {
+  sources: string[];
+  upstream: string[];
+  downstream: string[];
+  columns: { name: string; type: string; sources: LineageSource[] }[];
+  decided_by: LineageSource[];
+}
 /** What `/v1/tables` knows besides. */
 export interface TableSize {
   name: string;

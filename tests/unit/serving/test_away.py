@@ -31,7 +31,7 @@ STORES = {
     f"/v1/users/{USER}/notifications": "mongodb", "/v1/alerts": "mongodb",
     "/v1/logs/search": "elasticsearch", "/v1/logs/search?source=live": "elasticsearch",
 }  # fmt: skip
-NOTHING = ["/healthz", "/readyz", "/openapi.json", "/v1/tables", "/v1/models", "/v1/status"]
+NOTHING = ["/healthz", "/readyz", "/openapi.json", "/v1/tables", "/v1/models", "/v1/status", "/v1/lineage"]
 
 
 @contextmanager
