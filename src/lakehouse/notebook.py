@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.settings import PROJECT, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     settings: Settings
     """The settings of this process, with the addresses that `lakehouse up` found free."""
@@ -53,20 +55,62 @@ def __getattr__(name: str) -> Any:
 
 
 def _session() -> SparkSession:
-    """The session of ``session.py``, which knows all tables that are there, and the stores that answer.
+    """The session of ``session.py``, whose ``sql`` and ``table`` learn a name when it is first used.
+
+    What Java prints goes to ``<home>/logs/notebook.log``, not into the notebook.
 
     Raises:
-        LakeError: a table cannot be read.
+        NotebookError: it does not start.
     """
     from lakehouse import stack
     from lakehouse.session import spark_session
     from lakehouse.settings import settings
+
+    known = settings()
+    os.environ.setdefault("JAVA_HOME", str(stack.java(known).resolve().parents[1]))
+    log = known.home / "logs" / "notebook.log"
+    with _stderr_to(log):
+        try:
+            found = spark_session(known, "notebook")
+        except Exception as error:
+            raise NotebookError(f"Spark does not start ({str(error).splitlines()[0]}): {log} says why") from None
+    _learning(found, known)
+    return found
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Let what is started inside write its errors to a file, for as long as it lives."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _learning(session: SparkSession, settings: Settings) -> None:
+    """All names at once would take longer than the session's start: each costs a look at a table's log, or a store."""
+    from lakehouse.query import named
     from lakehouse.sources.analysis import register
 
-    os.environ.setdefault("JAVA_HOME", str(stack.java(settings()).resolve().parents[1]))
-    found = spark_session(settings(), "notebook")
-    register(found, settings())
-    return found
+    plain_sql, plain_table = session.sql, session.table
+
+    def learn(text: str) -> None:
+        register(session, settings, [name for name in named(text) if not session.catalog.tableExists(name)])
+
+    def sql(sqlQuery: str, *args: Any, **more: Any) -> DataFrame:
+        learn(sqlQuery)
+        return plain_sql(sqlQuery, *args, **more)
+
+    def table(tableName: str) -> DataFrame:
+        learn(tableName)
+        return plain_table(tableName)
+
+    session.sql, session.table = sql, table  # type: ignore[method-assign]
 
 
 def sql(

@@ -69,7 +69,7 @@ def executed(
             if [statement.type.name for statement in statements] not in (["SELECT"], ["EXPLAIN"]):
                 raise QueryError("one SELECT at a time: tables are written by the stream and the jobs alone")
             with ThreadPoolExecutor(8) as pool:
-                names = _named(sql)
+                names = named(sql)
                 opened = list(pool.map(lambda name: _open(settings, name, (versions or {}).get(name)), names))
             for name, table in zip(names, opened, strict=True):
                 if table is not None:
@@ -118,7 +118,7 @@ def query_spark(settings: Settings, sql: str, searches: Mapping[str, str] | None
     from lakehouse.sources.analysis import register
 
     spark = spark_session(settings, "sql")
-    register(spark, settings, _named(sql), searches)
+    register(spark, settings, named(sql), searches)
     try:
         frame = spark.sql(f"select * from ({sql.strip().rstrip(';')}\n)")  # a sub-query can only read
         rows = [tuple(_plain(value) for value in row) for row in frame.collect()]
@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
-def _named(sql: str) -> list[str]:
+def named(sql: str) -> list[str]:
     """What a query names in the form ``layer.name``, literals and comments aside."""
     code = re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.S)
     return sorted({f"{layer}.{table}".lower() for layer, table in _NAME.findall(code)})
@@ -157,18 +157,18 @@ def explain(message: str, sql: str) -> str:
     from lakehouse.flows import TABLES
     from lakehouse.sources.analysis import NAMES, SHAPES
 
-    named = _named(sql)
-    for name in named:  # Spark takes what comes before the dot for a source that it knows
+    names = named(sql)
+    for name in names:  # Spark takes what comes before the dot for a source that it knows
         if name not in NAMES and f"direct query on files: {name.partition('.')[0]}" in message:
             message = f"table or view {name}"
     if match := _NO_COLUMN.search(message):
-        columns = {column for name in named if name in TABLES for column in TABLES[name].schema.names}
-        columns |= {column for name in named if name in NAMES for column in SHAPES[NAMES[name]].names}
+        columns = {column for name in names if name in TABLES for column in TABLES[name].schema.names}
+        columns |= {column for name in names if name in NAMES for column in SHAPES[NAMES[name]].names}
         return f"no column {match[1]}{_nearest(match[1], columns)}"
     if match := _NO_TABLE.search(message):
         wanted = match[1].replace("`", "").strip(".").removeprefix("spark_catalog.")
         # DuckDB leaves the schema out.
-        name = next((n for n in named if n == wanted or n.endswith(f".{wanted}")), wanted)
+        name = next((n for n in names if n == wanted or n.endswith(f".{wanted}")), wanted)
         if name in TABLES:
             return f"{name} is not there yet; `lakehouse up` creates all tables"
         if name in NAMES:
