@@ -98,9 +98,16 @@ def _learning(session: SparkSession, settings: Settings) -> None:
     from lakehouse.sources.analysis import register
 
     plain_sql, plain_table = session.sql, session.table
+    learning = False
 
     def learn(text: str) -> None:
-        register(session, settings, [name for name in named(text) if not session.catalog.tableExists(name)])
+        nonlocal learning
+        if not learning:  # to learn a name takes SQL, too
+            learning = True
+            try:
+                register(session, settings, [name for name in named(text) if not session.catalog.tableExists(name)])
+            finally:
+                learning = False
 
     def sql(sqlQuery: str, *args: Any, **more: Any) -> DataFrame:
         learn(sqlQuery)
