@@ -502,6 +502,18 @@ def serve(
 
 
 @app.command()
+def notebook(
+    port: Annotated[int, typer.Option(help="Port; the next free one where it is taken.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open the browser.")] = True,
+) -> None:
+    """Open JupyterLab in notebooks/, on loopback, until Ctrl-C; kernels have the platform: lakehouse.notebook."""
+    from lakehouse.notebook import jupyter
+
+    command, env = jupyter(_settings(), port, browser)
+    os.execve(command[0], command, env)
+
+
+@app.command()
 def token(
     scope: Annotated[
         list[str] | None, typer.Option(help="What it allows, such as write:events; may be given again.")

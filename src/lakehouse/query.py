@@ -10,8 +10,9 @@ import base64
 import csv
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, TextIO
@@ -47,6 +48,20 @@ def query(settings: Settings, sql: str, parameters: Sequence[Any] = ()) -> Answe
         QueryError: it is not one SELECT, or names something that is not there.
         LakeError: a table cannot be read.
     """
+    with executed(settings, sql, parameters) as found:
+        return Answer([column[0] for column in found.description or []], found.fetchall())
+
+
+@contextmanager
+def executed(
+    settings: Settings, sql: str, parameters: Sequence[Any] = (), versions: Mapping[str, int] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The same, to be fetched in whatever form; ``versions``: table -> the version that is read of it [the newest].
+
+    Raises:
+        QueryError: it is not one SELECT, or names something that is not there.
+        LakeError: a table, or its version, cannot be read.
+    """
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         try:
@@ -54,16 +69,15 @@ def query(settings: Settings, sql: str, parameters: Sequence[Any] = ()) -> Answe
             if [statement.type.name for statement in statements] not in (["SELECT"], ["EXPLAIN"]):
                 raise QueryError("one SELECT at a time: tables are written by the stream and the jobs alone")
             with ThreadPoolExecutor(8) as pool:
-                names = _named(sql)
-                opened = list(pool.map(lambda name: _open(settings, name), names))
+                names = named(sql)
+                opened = list(pool.map(lambda name: _open(settings, name, (versions or {}).get(name)), names))
             for name, table in zip(names, opened, strict=True):
                 if table is not None:
                     layer, _, short = name.partition(".")
                     connection.register(f"__{layer}_{short}", pruned_dataset(table))
                     connection.execute(f'create schema if not exists "{layer}"')
                     connection.execute(f'create view "{layer}"."{short}" as select * from "__{layer}_{short}"')
-            found = connection.execute(sql, list(parameters))
-            return Answer([column[0] for column in found.description or []], found.fetchall())
+            yield connection.execute(sql, list(parameters))
         except duckdb.Error as error:
             raise QueryError(explain(str(error), sql)) from None
 
@@ -74,16 +88,16 @@ def rows(settings: Settings, sql: str, parameters: Sequence[Any] = ()) -> list[d
     return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
 
 
-def _open(settings: Settings, name: str) -> DeltaTable | None:
+def _open(settings: Settings, name: str, version: int | None = None) -> DeltaTable | None:
     """A table, or None where there is none: what looks like a table's name may be an alias and its column."""
     try:
-        return DeltaTable(settings.table_uri(name))
+        return DeltaTable(settings.table_uri(name), version=version)
     except TableNotFoundError:
         return None
     except Exception:
         from lakehouse.sources.lake import Lake
 
-        return Lake(settings).table(name)  # raises the error that says what to do
+        return Lake(settings).table(name, version)  # raises the error that says what to do
 
 
 def query_spark(settings: Settings, sql: str, searches: Mapping[str, str] | None = None) -> Answer:
@@ -104,7 +118,7 @@ def query_spark(settings: Settings, sql: str, searches: Mapping[str, str] | None
     from lakehouse.sources.analysis import register
 
     spark = spark_session(settings, "sql")
-    register(spark, settings, _named(sql), searches)
+    register(spark, settings, named(sql), searches)
     try:
         frame = spark.sql(f"select * from ({sql.strip().rstrip(';')}\n)")  # a sub-query can only read
         rows = [tuple(_plain(value) for value in row) for row in frame.collect()]
@@ -127,7 +141,7 @@ def _plain(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
-def _named(sql: str) -> list[str]:
+def named(sql: str) -> list[str]:
     """What a query names in the form ``layer.name``, literals and comments aside."""
     code = re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.S)
     return sorted({f"{layer}.{table}".lower() for layer, table in _NAME.findall(code)})
@@ -143,18 +157,18 @@ def explain(message: str, sql: str) -> str:
     from lakehouse.flows import TABLES
     from lakehouse.sources.analysis import NAMES, SHAPES
 
-    named = _named(sql)
-    for name in named:  # Spark takes what comes before the dot for a source that it knows
+    names = named(sql)
+    for name in names:  # Spark takes what comes before the dot for a source that it knows
         if name not in NAMES and f"direct query on files: {name.partition('.')[0]}" in message:
             message = f"table or view {name}"
     if match := _NO_COLUMN.search(message):
-        columns = {column for name in named if name in TABLES for column in TABLES[name].schema.names}
-        columns |= {column for name in named if name in NAMES for column in SHAPES[NAMES[name]].names}
+        columns = {column for name in names if name in TABLES for column in TABLES[name].schema.names}
+        columns |= {column for name in names if name in NAMES for column in SHAPES[NAMES[name]].names}
         return f"no column {match[1]}{_nearest(match[1], columns)}"
     if match := _NO_TABLE.search(message):
         wanted = match[1].replace("`", "").strip(".").removeprefix("spark_catalog.")
         # DuckDB leaves the schema out.
-        name = next((n for n in named if n == wanted or n.endswith(f".{wanted}")), wanted)
+        name = next((n for n in names if n == wanted or n.endswith(f".{wanted}")), wanted)
         if name in TABLES:
             return f"{name} is not there yet; `lakehouse up` creates all tables"
         if name in NAMES:
