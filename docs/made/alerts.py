@@ -12,7 +12,9 @@ from docs.made.text import ROOT, code, table
 
 def rules() -> dict[str, dict[str, Any]]:
     """The rules of ``conf/alerts.yaml``, by name."""
-    return {rule["name"]: rule for rule in yaml.safe_load((ROOT / "conf/alerts.yaml").read_text())["rules"]}
+    read = yaml.safe_load((ROOT / "conf/alerts.yaml").read_text())["rules"]
+    # YAML 1.1 reads the key `on` as true.
+    return {rule["name"]: {"on" if key is True else key: value for key, value in rule.items()} for rule in read}
 
 
 def prometheus() -> dict[str, dict[str, Any]]:
