@@ -108,13 +108,13 @@ def page() -> str:
     """The catalogue."""
     told = remedies()
     parts = [
-        "# Error catalogue\n\nClasses, words and problem types are taken from the code when the docs are built; what to do is "
-        "written by hand, and a test holds both to each other. `{…}` is filled in.\n\n"
-        "A verb that fails prints one line, `error: …`, on stderr, with exit code 1; `lakehouse --debug VERB` shows where. "
-        "Programs that `up` runs say the same in `<home>/logs/<program>.log`. An error that is not named here is a "
+        "# Error catalogue\n\nClasses, words and problem types are taken from the code when the docs are built; what to do "
+        "is written by hand, and a test holds both to each other. `{…}` is filled in.\n\n"
+        "A verb that fails prints one line, `error: …`, on stderr, with exit code 1; `lakehouse --debug VERB` shows "
+        "where. Programs that `up` runs say the same in `<home>/logs/<program>.log`. An error that is not named here is a "
         "library's: it begins with its type.\n",
-        "## Problems of the API\n\nEvery error of the API is a problem (RFC 9457): `type` is `urn:lakehouse:problem:<name>`, "
-        "`detail` says what is wrong here, `request_id` finds the request in the API's log.\n",
+        "## Problems of the API\n\nEvery error of the API is a problem (RFC 9457): `type` is "
+        "`urn:lakehouse:problem:<name>`, `detail` says what is wrong here, `request_id` finds the request in the API's log.\n",
     ]
     for name, known in problems().items():
         statuses = ", ".join(map(str, sorted(known.statuses))) or "any status"
@@ -139,4 +139,4 @@ def _said(known: Known) -> str:
     if not known.messages:
         return ""
     lines = "\n".join(f"    - {code(' '.join(text.split()))}" for text in known.messages)
-    return f"\n??? quote \"In its words\"\n\n{lines}\n"
+    return f'\n??? quote "In its words"\n\n{lines}\n'

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-sys.path[:0] = [str(path) for path in (Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[2] / "src")]
+sys.path[:0] = [
+    str(path) for path in (Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[2] / "src")
+]
 
 from mkdocs.structure.files import File, Files  # noqa: E402
 

@@ -51,23 +51,17 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 def cli() -> str:
     """Every verb with its arguments and options."""
-    found = list(commands())
+    found = [(name, one) for name, one in commands() if one.params or not getattr(one, "commands", None)]
     parts = [
         f"# Command line\n\n{MADE}\n",
-        "`lakehouse` is at `.venv/bin/lakehouse` after `make setup`. Before the verb, `--debug` (or `LAKEHOUSE_DEBUG=1`) "
-        "shows the trace of an error. Exit codes: 0 ok, 1 failed, 2 usage, 3 a check found problems.\n",
+        "`lakehouse` is at `.venv/bin/lakehouse` after `make setup`. Before the verb, `--debug` (or "
+        "`LAKEHOUSE_DEBUG=1`) shows the trace of an error. Exit codes: 0 ok, 1 failed, 2 usage, 3 a check found problems.\n",
         table(
             ("verb", "what it does"),
-            (
-                (f"[`{name}`](#lakehouse-{name.replace(' ', '-')})", _first(command.help))
-                for name, command in found
-                if not (getattr(command, "commands", None) and name == "quarantine")
-            ),
+            ((f"[`{name}`](#lakehouse-{name.replace(' ', '-')})", _first(command.help)) for name, command in found),
         ),
     ]
     for name, command in found:
-        if getattr(command, "commands", None) and not command.params:
-            continue
         context = command.make_context(f"lakehouse {name}", [], resilient_parsing=True)
         usage = " ".join([f"lakehouse {name}", *command.collect_usage_pieces(context)])
         parts.append(f"## lakehouse {name}\n\n{prose(command.help)}\n\n```\n{usage}\n```\n")
@@ -104,7 +98,13 @@ def setting_rows() -> Iterator[tuple[str, str, str, str, str]]:
                 continue
             default = field.get_default(call_default_factory=True)
             variable = "LAKEHOUSE_" + "__".join(path).upper()
-            yield ".".join(path), kind(field.annotation), shown(default), variable, classes[model.__name__].get(name, "")
+            yield (
+                ".".join(path),
+                kind(field.annotation),
+                shown(default),
+                variable,
+                classes[model.__name__].get(name, ""),
+            )
 
     return walk(Settings, ())
 
@@ -182,9 +182,9 @@ def settings() -> str:
 def contracts() -> str:
     """Every contract: fields, rules, what is promised of time."""
     parts = [
-        f"# Contracts\n\n{MADE} The files are `conf/contracts/*.yaml`, in the Open Data Contract Standard 3.1; parsing, "
-        "checks, schemas and erasure follow from them. [How to add a field](../how-to/add-a-field.md).\n",
-        "JSON types are strict: `\"5\"` is no number. Required texts are not blank. Times lie between 1970-01-01 and "
+        f"# Contracts\n\n{MADE} The files are `conf/contracts/*.yaml`, in the Open Data Contract Standard 3.1; "
+        "parsing, checks, schemas and erasure follow from them. [How to add a field](../how-to/add-a-field.md).\n",
+        'JSON types are strict: `"5"` is no number. Required texts are not blank. Times lie between 1970-01-01 and '
         "24 h after the arrival. A field that is not listed is kept in `_rescued` and reported as drift.\n",
     ]
     for path in sorted((ROOT / "conf/contracts").glob("*.yaml")):
@@ -262,9 +262,9 @@ def _asked(rule: dict[str, Any]) -> str:
 
 def anchor(name: str) -> str:
     """The anchor that a heading gets."""
-    from markdown.extensions.toc import slugify
+    from markdown.extensions.toc import slugify  # type: ignore[import-untyped]
 
-    return slugify(name.replace("`", ""), "-")
+    return str(slugify(name.replace("`", ""), "-"))
 
 
 def meaning(name: str) -> str:
@@ -323,7 +323,9 @@ def tables() -> str:
         table(("store", "name", "from"), ((key.store, code(key.name), code(key.table)) for key in stores)),
     ]
     for name, one in TABLES.items():
-        columns = ((code(f.name), code(f.dataType.simpleString()), "yes" if f.name in one.key else "") for f in one.schema)
+        columns = (
+            (code(f.name), code(f.dataType.simpleString()), "yes" if f.name in one.key else "") for f in one.schema
+        )
         held = ", ".join(f"{key.store} `{key.name}`" for key in stores if key.table == name)
         parts.append(f"## {name}\n\n{meaning(name)}\n\nWritten by {who[name]}." + (f" Also in {held}." if held else ""))
         parts.append("\n" + table(("column", "type", "key"), columns))
@@ -381,7 +383,7 @@ def api() -> str:
     return "\n".join(parts)
 
 
-def _parameter(document: dict[str, Any], given: dict[str, Any]) -> tuple[str, str, str, str]:
+def _parameter(document: dict[str, Any], given: dict[str, Any]) -> tuple[str, ...]:
     if "$ref" in given:
         given = document["components"]["parameters"][given["$ref"].rpartition("/")[2]]
     schema = given.get("schema", {})
@@ -416,7 +418,9 @@ def _type(schema: dict[str, Any]) -> str:
     kind = " or ".join(kind) if isinstance(kind, list) else str(kind)
     low = schema.get("minimum", schema.get("minLength"))
     high = schema.get("maximum", schema.get("maxLength"))
-    bounds = f", {low if low is not None else ''}..{high if high is not None else ''}" if (low, high) != (None, None) else ""
+    bounds = (
+        f", {low if low is not None else ''}..{high if high is not None else ''}" if (low, high) != (None, None) else ""
+    )
     return kind + (f" ({schema['format']})" if "format" in schema else "") + bounds
 
 

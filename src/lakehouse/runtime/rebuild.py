@@ -57,7 +57,8 @@ def only_writer(settings: Settings, who: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise RebuildError(
-                f"{file.read().strip() or 'another process'} is writing the tables; `lakehouse down --programs` first"
+                f"{file.read().strip() or 'another process'} is writing the tables: `lakehouse down`, then "
+                "`lakehouse up --servers`, and again"
             ) from None
         file.truncate(0)
         file.write(who)
