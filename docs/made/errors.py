@@ -108,17 +108,18 @@ def page() -> str:
     """The catalogue."""
     told = remedies()
     parts = [
-        "# Error catalogue\n\nClasses, words and problem types are taken from the code when the docs are built; what to do "
-        "is written by hand, and a test holds both to each other. `{…}` is filled in.\n\n"
+        "# Error catalogue\n\nClasses, words and problem types are taken from the code when the docs are built; what "
+        "to do is written by hand, and a test holds both to each other. `{…}` is filled in.\n\n"
         "A verb that fails prints one line, `error: …`, on stderr, with exit code 1; `lakehouse --debug VERB` shows "
-        "where. Programs that `up` runs say the same in `<home>/logs/<program>.log`. An error that is not named here is a "
-        "library's: it begins with its type.\n",
+        "where. Programs that `up` runs say the same in `<home>/logs/<program>.log`. An error that is not named here "
+        "is a library's: it begins with its type.\n",
         "## Problems of the API\n\nEvery error of the API is a problem (RFC 9457): `type` is "
-        "`urn:lakehouse:problem:<name>`, `detail` says what is wrong here, `request_id` finds the request in the API's log.\n",
+        "`urn:lakehouse:problem:<name>`, `detail` says what is wrong here, `request_id` finds the request in the API's "
+        "log.\n",
     ]
     for name, known in problems().items():
         statuses = ", ".join(map(str, sorted(known.statuses))) or "any status"
-        parts.append(f"### {code(name)}\n\n{statuses}. {told['problems'].get(name, '')}\n{_said(known)}")
+        parts.append(f"### {code(name)}\n\n**{statuses}**: {told['problems'].get(name, '')}\n{_said(known)}")
     parts.append("## Errors of verbs and programs\n")
     for name, known in exceptions().items():
         where = known.path.relative_to(ROOT)

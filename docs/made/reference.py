@@ -55,7 +55,8 @@ def cli() -> str:
     parts = [
         f"# Command line\n\n{MADE}\n",
         "`lakehouse` is at `.venv/bin/lakehouse` after `make setup`. Before the verb, `--debug` (or "
-        "`LAKEHOUSE_DEBUG=1`) shows the trace of an error. Exit codes: 0 ok, 1 failed, 2 usage, 3 a check found problems.\n",
+        "`LAKEHOUSE_DEBUG=1`) shows the trace of an error. Exit codes: 0 ok, 1 failed, 2 usage, 3 a check found "
+        "problems.\n",
         table(
             ("verb", "what it does"),
             ((f"[`{name}`](#lakehouse-{name.replace(' ', '-')})", _first(command.help)) for name, command in found),
