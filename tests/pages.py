@@ -105,8 +105,8 @@ def named(prose: str) -> Iterator[str]:
 class Shell:
     """One bash in which blocks are run in turn, as a reader would type them."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str], within: float = 600) -> None:
-        self.folder, self.within = folder, within
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self.folder = folder
         self.bash = subprocess.Popen(
             ["bash"], cwd=folder, env=dict(env), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, start_new_session=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -67,10 +68,17 @@ def cli() -> str:
         usage = " ".join([f"lakehouse {name}", *command.collect_usage_pieces(context)])
         parts.append(f"## lakehouse {name}\n\n{prose(command.help)}\n\n```\n{usage}\n```\n")
         records = [param.get_help_record(context) for param in command.params if param.name != "help"]
-        rows = [(code(record[0].replace("<str>", "TEXT")), record[1]) for record in records if record is not None]
+        rows = [(code(_option(record[0])), record[1]) for record in records if record is not None]
         if rows:
             parts.append(table(("argument or option", "meaning"), rows))
     return "\n".join(parts)
+
+
+def _option(name: str) -> str:
+    """An argument or option with the kind of its value in a word; what may be chosen from stays."""
+    kinds = {"str": "TEXT", "list[str]": "TEXT", "int": "NUMBER", "float": "NUMBER", "Path": "PATH", "path": "PATH"}
+    name = re.sub(r"<(%Y[^>]*)>", lambda m: "TIME" if "%H" in m[1] else "DATE", name)
+    return re.sub(r"<([^>]*)>", lambda m: kinds.get(m[1], m[1]), name)
 
 
 def _first(text: str | None) -> str:

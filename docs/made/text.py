@@ -18,8 +18,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that a table can hold."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text that a table can hold; in code a bar is no end of a cell."""
+    parts = " ".join(text.split()).split("`")
+    return "`".join(part if place % 2 else part.replace("|", "\\|") for place, part in enumerate(parts))
 
 
 def code(text: object) -> str:
