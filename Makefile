@@ -3,7 +3,7 @@ BIN := .venv/bin
 PROFILE ?= local
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo beats dashboard browser up down test test-unit test-streaming test-integration test-browser test-long lint schema lock clean
+.PHONY: help setup demo beats dashboard browser up down test test-unit test-streaming test-integration test-browser test-long lint schema docs lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,8 @@ test: setup lint test-unit test-streaming test-integration test-browser ## every
 lint: setup ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check src models serving tests jobs notebooks
 	@$(BIN)/ruff format --check src models serving tests jobs notebooks
+	@$(BIN)/ruff check src models serving tests jobs docs
+	@$(BIN)/ruff format --check src models serving tests jobs docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports 
 
@@ -81,6 +83,10 @@ test-long: setup ## soak, all kill points, a million events through each path: a
 schema: setup ## docs/schema.graphql and docs/openapi.json afresh, after a change of what the API answers
 	@$(BIN)/lakehouse schema graphql --write
 	@$(BIN)/lakehouse schema openapi --write
+
+docs: setup ## the docs as a site in build/docs, with the reference that is made from the code
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 lock: ## resolve requirements.lock afresh (maintainers)
 	@$(BIN)/python -m pip install --quiet uv

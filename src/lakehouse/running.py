@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -52,7 +53,7 @@ class Program(NamedTuple):
 
 
 def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> Settings:
-    """Start what does not run yet; the settings with all addresses, once all runs and the tables are there.
+    """Start what does not run yet; the settings with all addresses, once all runs, tables are there and the API listens.
 
     Contracts, rules and timetable are read first. ``fresh`` wipes data and what was derived from them; all must be
     stopped.
@@ -186,6 +187,14 @@ def _port(settings: Settings, name: str) -> int:
     return int(str(getattr(getattr(settings, part), key)).rpartition(":")[2])
 
 
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), 1):
+            return True
+    except OSError:
+        return False
+
+
 def _until_ready(settings: Settings, names: Iterable[str]) -> None:
     last = time.monotonic() + READY_WITHIN
     lake = Lake(settings)
@@ -197,7 +206,9 @@ def _until_ready(settings: Settings, names: Iterable[str]) -> None:
             try:
                 for table in TABLES:
                     lake.table(table)
-                return
+                if "serve" not in states or _listens(settings.api.host, settings.api.port):
+                    return
+                waiting["serve"] = "it does not listen yet"
             except LakeError as missing:
                 waiting["stream"] = str(missing)
         if given_up or time.monotonic() > last:

@@ -34,35 +34,45 @@ class Kafka(_Part):
     """Broker address and how topics are made."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
+    """host:port of one or more brokers, separated by commas."""
     partitions: int = 2
+    """Of each topic that is made; one that is there keeps its own."""
     replication: int = 1
+    """Copies of each topic that is made."""
 
 
 class Hdfs(_Part):
     """Where the tables live. ``uri`` + ``root`` is the lake's ``<root>``."""
 
     uri: str = "hdfs://127.0.0.1:8020"
+    """Address of the NameNode."""
     root: str = "/lake"
+    """The folder of the tables."""
     replication: int = 1
+    """Copies of each block that is written."""
 
 
 class Mongo(_Part):
     """MongoDB (locally: a stand-in that speaks its protocol)."""
 
     uri: SecretStr = SecretStr("mongodb://127.0.0.1:27017/")
+    """Its connection string; one with a password comes from the environment."""
     database: str = "lakehouse"
+    """The database that holds all collections."""
 
 
 class Redis(_Part):
     """Redis or Valkey."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Its address; one with a password comes from the environment."""
 
 
 class Elasticsearch(_Part):
     """Elasticsearch 8."""
 
     url: SecretStr = SecretStr("http://127.0.0.1:9200")
+    """Its address; one with a password comes from the environment."""
     logs_live_kept: timedelta = timedelta(days=1)
     """For how long ``logs-live`` keeps a document after it arrived."""
 
@@ -71,8 +81,11 @@ class Spark(_Part):
     """The Spark session of stream and jobs."""
 
     master: str = "local[2]"
+    """Spark's master."""
     driver_memory: str = "3g"
+    """Heap of the driver's JVM, in Spark's words."""
     shuffle_partitions: int = 2
+    """Tasks of a shuffle, about one a core; the fused engine folds gold in as many threads."""
 
 
 Store = Literal["mongodb", "redis", "elasticsearch"]
@@ -82,20 +95,31 @@ class Stream(_Part):
     """How the streaming queries run."""
 
     engine: Literal["fused", "separate"] = "fused"
+    """One query of all topics, on one machine; or one a topic, on a cluster."""
     trigger: timedelta = timedelta(milliseconds=500)
+    """How often a query of the tables begins a batch, at most."""
     cut_every: timedelta = timedelta(seconds=1)
     """How often the fused engine brings gold and the ledger up to silver, at most."""
     fanout_trigger: timedelta = timedelta(seconds=20)
+    """How often a store is brought up to the tables."""
     max_records_per_batch: int = 100_000
     stores: tuple[Store, ...] = ("mongodb", "redis", "elasticsearch")
     """Those that the tables are mirrored to; without those that are ``off``."""
+    """Records of Kafka that one batch takes, at most."""
+    stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
+    """The stores that tables are mirrored to."""
     detect: bool = True
     """Whether the stream looks for anomalies in gold's minutes."""
     duplicate_horizon: timedelta = timedelta(days=7)
+    """For how long, of append time, an accepted identity is known; where a contract says longer, that."""
     restarts: int = 5
+    """Failures in a row after which the stream ends instead of starting again."""
     stall_after: timedelta = timedelta(minutes=2)
+    """A query that makes no progress for so long while records wait has failed."""
     compact_every: timedelta = timedelta(seconds=60)
+    """How often small files are looked for."""
     compact_above_files: int = 100
+    """Files of a table from which they are merged."""
     time_travel: timedelta = timedelta(days=1)
     """For how long an older version of a table can be read: replaced files and log entries stay as long."""
     follower_kept: timedelta = timedelta(days=7)
@@ -111,8 +135,11 @@ class Collect(_Part):
     beats: str = "127.0.0.1:5044"
     """host:port of its ``beats`` input, for shippers; its other inputs have these ports of the same machine."""
     tcp_port: int = 5045
+    """JSON objects, one a line."""
     http_port: int = 5046
+    """JSON by POST, else text."""
     syslog_port: int = 5514
+    """Syslog over UDP."""
     logs: Path | None = None
     """The folder whose logs a shipper follows unless it is told others; see :attr:`Settings.service_logs`."""
 
@@ -129,13 +156,16 @@ class Rate(_Part):
     """How many requests one caller may make: ``per_minute``, evenly, and ``burst`` at once; 0 a minute: no limit."""
 
     per_minute: int = Field(default=12_000, ge=0, le=10_000_000)
+    """Requests a minute, evenly; 0: no limit."""
     burst: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Requests at once."""
 
 
 class Rates(_Part):
     """Limits by what is asked for; each caller has one of each kind."""
 
     read: Rate = Rate()
+    """Whatever reads."""
     write: Rate = Rate()
     """``POST /v1/events``."""
     predict: Rate = Rate(per_minute=3_000, burst=300)
@@ -148,7 +178,9 @@ class Api(_Part):
     """The HTTP API: where it listens, whose tokens it takes, and how much it takes on."""
 
     host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs a secret and TLS or a proxy."""
     port: int = 8000
+    """Port to listen on."""
     secrets: dict[str, SecretStr] = Field(default_factory=dict)
     """Id of a key -> its secret, at least 32 bytes: the first signs new tokens, all are valid. Environment only."""
     delivery_timeout: timedelta = timedelta(seconds=10)
@@ -196,6 +228,7 @@ class Api(_Part):
     max_requests: int = Field(default=256, ge=1)
     """Most requests under way; an event stream that has begun is not one of them."""
     max_connections: int = Field(default=2_000, ge=1)
+    """Most open connections."""
     request_timeout: timedelta = timedelta(seconds=60)
     """How long a request may take, its body's arrival included, until its answer begins."""
     answer_timeout: timedelta = timedelta(minutes=10)
@@ -265,6 +298,7 @@ class Realtime(_Part):
     idle_after: timedelta = timedelta(seconds=5)
     """How long a partition may be silent before its time goes on without it."""
     commit_every: timedelta = timedelta(seconds=1)
+    """How often state and positions are committed; what came since is done again after a crash."""
     live_ttl: timedelta = timedelta(hours=1)
     """How long ``live:*`` and ``trending:posts`` stay after their last change."""
     features_ttl: timedelta = timedelta(days=1)
@@ -279,7 +313,9 @@ class Mlflow(_Part):
     uri: str | None = None
     """Where it is, if it is not ours: as ``MLFLOW_TRACKING_URI``; a password in it comes from the environment."""
     host: str = "127.0.0.1"
+    """Where ours listens."""
     port: int = 5000
+    """Port of ours."""
 
 
 class Text(_Part):
@@ -318,8 +354,11 @@ class Settings(BaseSettings):
     )
 
     profile: str = "local"
+    """The file of ``conf/`` that overlays ``base.yaml``."""
     home: Path = PROJECT / ".lakehouse"
-    jars: Path | None = None  # shares the jars of another home
+    """What this machine keeps: jars, data of local servers, logs, state of programs."""
+    jars: Path | None = None
+    """The folder of jars, such as another home's; ``<home>/jars`` if None."""
     log_format: Literal["text", "json"] = "text"
     """What programs log to stderr: lines for people, or a JSON object a line."""
     servers: Literal["local", "existing"] = "local"
@@ -328,6 +367,7 @@ class Settings(BaseSettings):
     is made at random."""
     off: tuple[Component, ...] = ()
     """Components that are neither started nor asked; see :mod:`lakehouse.components` for what each needs."""
+    """Whether `up` starts servers of its own, or checks that those of the addresses answer."""
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
     mongo: Mongo = Mongo()
