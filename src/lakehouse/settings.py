@@ -103,11 +103,9 @@ class Stream(_Part):
     fanout_trigger: timedelta = timedelta(seconds=20)
     """How often a store is brought up to the tables."""
     max_records_per_batch: int = 100_000
+    """Records of Kafka that one batch takes, at most."""
     stores: tuple[Store, ...] = ("mongodb", "redis", "elasticsearch")
     """Those that the tables are mirrored to; without those that are ``off``."""
-    """Records of Kafka that one batch takes, at most."""
-    stores: tuple[Literal["mongodb", "redis", "elasticsearch"], ...] = ("mongodb", "redis", "elasticsearch")
-    """The stores that tables are mirrored to."""
     detect: bool = True
     """Whether the stream looks for anomalies in gold's minutes."""
     duplicate_horizon: timedelta = timedelta(days=7)

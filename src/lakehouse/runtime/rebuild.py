@@ -59,28 +59,6 @@ class RebuildError(Exception):
 
 GIVES_WAY = timedelta(minutes=5)
 """How long the stream may take for its last cut."""
-@contextmanager
-def only_writer(settings: Settings, who: str) -> Iterator[None]:
-    """Held by whoever writes tables from this machine: the stream or a rebuild.
-
-    Raises:
-        RebuildError: somebody else holds it.
-    """
-    path = settings.home / "writer.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RebuildError(
-                f"{file.read().strip() or 'another process'} is writing the tables: `lakehouse down`, then "
-                "`lakehouse up --servers`, and again"
-            ) from None
-        file.truncate(0)
-        file.write(who)
-        file.flush()
-        yield
 
 
 def rebuild(

@@ -56,8 +56,8 @@ def only_writer(settings: Settings, who: str, wait: timedelta = timedelta(0)) ->
             if time.monotonic() >= until:
                 file.seek(0)
                 raise TurnError(
-                    f"{file.read().strip() or 'another process'} is writing the tables; `lakehouse down` first, "
-                    "or try again later"
+                    f"{file.read().strip() or 'another process'} is writing the tables: `lakehouse down`, then "
+                    "`lakehouse up --servers`, and again"
                 )
             time.sleep(_POLL_S)
         if asked:
