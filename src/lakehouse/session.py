@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from lakehouse.settings import PROJECT, Settings
+from lakehouse.settings import PROJECT, Executors, Settings
 
 # What was measured on two cores, and why each setting is here: docs/decisions/0003-small-batches.md.
 _TUNED = {
@@ -46,6 +49,8 @@ _TUNED = {
 }
 
 
+_SMALL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true"
+
 _NAMES = (
     "functions",
     "PythonUtils",
@@ -62,10 +67,19 @@ def jars(settings: Settings) -> list[Path]:
     return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
 
 
-def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> SparkSession:
+def spark_session(
+    settings: Settings,
+    app: str,
+    more: Sequence[Path] = (),
+    executors: Executors | None = None,
+    pools: Mapping[str, tuple[int, int]] | None = None,
+) -> SparkSession:
     """The session of this process, made if there is none; under spark-submit its own settings win.
 
-    ``more`` are jars beside the connectors'; a session that is there already does not get them.
+    ``more`` are jars beside the connectors'; a session that is there already does not get them. ``executors`` are
+    those of ``spark.job_executors`` if not given; ``pools``: name -> (weight, least cores) of the fair scheduler.
+    Where the master is not local, executors get ``lakehouse`` and ``models`` from the driver; the libraries they
+    must have.
     """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
@@ -75,7 +89,14 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
     options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(
         settings.spark.shuffle_partitions
     )
-    if not submitted:
+    options |= executor_options(executors or settings.spark.job_executors)
+    if pools:
+        options["spark.scheduler.allocation.file"] = _allocation(settings, pools).as_uri()
+    if submitted:
+        SparkContext._ensure_initialized()
+        given = SparkConf()
+        options = {key: value for key, value in options.items() if not given.contains(key)}
+    else:
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
@@ -87,6 +108,8 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
         }
         if settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+        elif settings.servers == "local":  # a cluster, but of this machine
+            options |= {"spark.driver.host": "127.0.0.1", "spark.executor.extraJavaOptions": _SMALL_JVM}
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
     # Spark's workers find what stands beside ``src``, wherever this process was started.
@@ -97,7 +120,61 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     _keep_names(spark)
+    if not (spark.sparkContext.master or "").startswith("local"):
+        spark.sparkContext.addPyFile(str(packed(settings.home / "tmp" / "lakehouse.zip")))
     return spark
+
+
+def executor_options(wanted: Executors) -> dict[str, str]:
+    """How many executors of which size, in the words of every cluster manager; a local master passes them over."""
+    options = {
+        "spark.executor.cores": str(wanted.cores),
+        "spark.executor.memory": wanted.memory,
+        "spark.cores.max": str(wanted.most * wanted.cores),  # standalone's own way to say it
+    }
+    if wanted.least == wanted.most:
+        return options | {"spark.executor.instances": str(wanted.most)}
+    idle = f"{wanted.idle_after // timedelta(seconds=1)}s"
+    return options | {
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": str(wanted.least),
+        "spark.dynamicAllocation.maxExecutors": str(wanted.most),
+        "spark.dynamicAllocation.executorIdleTimeout": idle,
+        # What holds cached rows or shuffles is given back too, if later: both can be computed again.
+        "spark.dynamicAllocation.cachedExecutorIdleTimeout": "10min",
+        "spark.dynamicAllocation.shuffleTracking.timeout": "10min",
+    }
+
+
+def allocation(pools: Mapping[str, tuple[int, int]]) -> str:
+    """Pools of the fair scheduler as its file has them: name -> (weight, least cores)."""
+    rows = "".join(
+        f'  <pool name="{name}"><schedulingMode>FAIR</schedulingMode>'
+        f"<weight>{weight}</weight><minShare>{least}</minShare></pool>\n"
+        for name, (weight, least) in pools.items()
+    )
+    return f'<?xml version="1.0"?>\n<allocations>\n{rows}</allocations>\n'
+
+
+def _allocation(settings: Settings, pools: Mapping[str, tuple[int, int]]) -> Path:
+    path = settings.home / "tmp" / "pools.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(allocation(pools))
+    return path
+
+
+def packed(path: Path) -> Path:
+    """Write what executors import as one zip: ``lakehouse``, and ``models`` where it stands beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for package in (Path(__file__).parent, PROJECT / "models"):
+            for file in sorted(package.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    archive.write(file, file.relative_to(package.parent))
+    os.replace(part, path)  # an application at work finds the old file or the new one
+    return path
 
 
 def _keep_names(spark: SparkSession) -> None:
