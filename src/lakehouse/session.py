@@ -78,8 +78,8 @@ def spark_session(
 
     ``more`` are jars beside the connectors'; a session that is there already does not get them. ``executors`` are
     those of ``spark.job_executors`` if not given; ``pools``: name -> (weight, least cores) of the fair scheduler.
-    Where the master is not local, executors get ``lakehouse`` and ``models`` from the driver; the libraries they
-    must have.
+    Where the master is not local, executors get ``lakehouse``, ``models`` and the contracts from the driver; Python
+    and the libraries they must have.
     """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
@@ -109,7 +109,13 @@ def spark_session(
         if settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         elif settings.servers == "local":  # a cluster, but of this machine
-            options |= {"spark.driver.host": "127.0.0.1", "spark.executor.extraJavaOptions": _SMALL_JVM}
+            options |= {
+                "spark.driver.host": "127.0.0.1",
+                "spark.executor.extraJavaOptions": _SMALL_JVM,
+                "spark.executor.logs.rolling.strategy": "size",
+                "spark.executor.logs.rolling.maxSize": str(10 << 20),
+                "spark.executor.logs.rolling.maxRetainedFiles": "2",
+            }
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
     # Spark's workers find what stands beside ``src``, wherever this process was started.
@@ -121,7 +127,7 @@ def spark_session(
     spark = builder.getOrCreate()
     _keep_names(spark)
     if not (spark.sparkContext.master or "").startswith("local"):
-        spark.sparkContext.addPyFile(str(packed(settings.home / "tmp" / "lakehouse.zip")))
+        _distribute(spark, settings.home / "tmp")
     return spark
 
 
@@ -164,16 +170,24 @@ def _allocation(settings: Settings, pools: Mapping[str, tuple[int, int]]) -> Pat
     return path
 
 
-def packed(path: Path) -> Path:
-    """Write what executors import as one zip: ``lakehouse``, and ``models`` where it stands beside it."""
+def _distribute(spark: SparkSession, folder: Path) -> None:
+    """Give executors what they import, and beside it, in the folder they run in, the contracts that it reads."""
+    packages = [Path(__file__).parent, *[path for path in [PROJECT / "models"] if path.exists()]]
+    spark.sparkContext.addPyFile(str(packed(folder / "lakehouse.zip", packages)))
+    contracts = packed(folder / "contracts.zip", [PROJECT / "conf" / "contracts"])
+    spark.sparkContext.addArchive(f"{contracts}#conf")
+
+
+def packed(path: Path, folders: Sequence[Path]) -> Path:
+    """Write a zip of folders, each under its own name; an application at work finds the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in (Path(__file__).parent, PROJECT / "models"):
-            for file in sorted(package.rglob("*")):
+        for folder in folders:
+            for file in sorted(folder.rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
-                    archive.write(file, file.relative_to(package.parent))
-    os.replace(part, path)  # an application at work finds the old file or the new one
+                    archive.write(file, file.relative_to(folder.parent))
+    os.replace(part, path)
     return path
 
 

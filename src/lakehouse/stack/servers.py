@@ -303,6 +303,7 @@ def _spark_env(place: Place) -> dict[str, str]:
     """What a worker starts executors with. They get the project's code from the driver, not from here."""
     return {
         "SPARK_HOME": str(_spark_home()),
+        "SPARK_SCALA_VERSION": "2.12",
         "JAVA_HOME": str(java(place.settings).parent.parent),
         "SPARK_LOCAL_DIRS": str(place.data / "local"),
         "SPARK_LOCAL_IP": HOST,
