@@ -498,7 +498,7 @@ def load(conf: Path = PROJECT / "conf", profile: str | None = None) -> Settings:
         if moved.exists():
             values = _merge(values, _read(moved))
     try:
-        return _Loaded(**values)
+        return _Loaded(**values).model_copy(update={"profile": profile})  # one that is named wins over the environment
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -52,7 +52,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 
 def test_a_killed_worker_datanode_and_broker_lose_nothing_and_repeat_nothing(cluster: Settings, tmp_path: Path) -> None:
-    with StreamProcess(cluster) as stream:
+    with StreamProcess(cluster, LAKEHOUSE_STREAM__FANOUT_TRIGGER="PT20S") as stream:
         with ThreadPoolExecutor(1) as beside:
             killing = beside.submit(kill_each, cluster)
             simulate(cluster, 11, 60, 300, 0.5, tmp_path / "truth.json", history_records=10_000)

@@ -94,7 +94,9 @@ def test_no_file_holds_a_secret() -> None:
     for file in DEPLOY.rglob("*"):
         if file.is_file():
             text = re.sub(r"(?m)^\s*#.*$", "", file.read_text())
-            assert not re.search(r"://[^/\s:${]+:[^@\s]+@|(password|secret|token)\s*[:=]\s*['\"]?\w", text, re.I), file
+            assert not re.search(r"://[^/\s:${]+:[^@\s]+@|\b(password|secret|token)\s*[:=]\s*['\"]?\w", text, re.I), (
+                file
+            )
 
 
 def test_every_container_says_what_it_needs_and_is_no_root() -> None:

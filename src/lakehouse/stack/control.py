@@ -28,8 +28,8 @@ from lakehouse.stack.servers import Place, Server, local_servers
 ENDED = ("FATAL", "STOPPED")
 """States that a server does not leave by itself; one that just died is EXITED for a moment."""
 
-READY_S = 120
-"""How long the servers may take to be ready: 10 s here, more on a busy machine."""
+READY_S, READY_S_EACH = 120, 25
+"""How long the servers may take to be ready, in all and for each: 10 s here, more on a busy machine."""
 
 
 class ServerStatus(TypedDict):
@@ -367,7 +367,8 @@ def _one_line(error: BaseException) -> str:
 def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
     chosen = ports.remembered(_ports_file(settings))
     waiting = {server.name: server for server in wanted}
-    deadline = time.monotonic() + READY_S
+    patience = max(READY_S, READY_S_EACH * len(waiting))
+    deadline = time.monotonic() + patience
     columns = (
         TextColumn("servers"),
         BarColumn(),
@@ -395,5 +396,5 @@ def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
                 if name not in states or states[name]["state"] in ENDED:
                     raise StackError(f"{name} does not start ({troubles[name]}): {log}")
                 if time.monotonic() > deadline:
-                    raise StackError(f"{name} is not ready after {READY_S} s ({troubles[name]}): {log}")
+                    raise StackError(f"{name} is not ready after {patience} s ({troubles[name]}): {log}")
             time.sleep(0.2)
