@@ -22,7 +22,7 @@ from lakehouse.sources.lake import Lake, LakeError
 from lakehouse.sources.topics import create_topics
 from lakehouse.stack import ports
 
-READY_WITHIN = 120.0
+READY_WITHIN, READY_WITHIN_ON_A_CLUSTER = 120.0, 300.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
 _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
@@ -183,7 +183,8 @@ def _port(settings: Settings, name: str) -> int:
 
 
 def _until_ready(settings: Settings, names: Iterable[str]) -> None:
-    last = time.monotonic() + READY_WITHIN
+    patience = READY_WITHIN if settings.spark.master.startswith("local") else READY_WITHIN_ON_A_CLUSTER
+    last = time.monotonic() + patience
     lake = Lake(settings)
     while True:
         states = stack.program_states(settings)

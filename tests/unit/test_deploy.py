@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,3 +162,30 @@ def test_yarns_command_is_one_that_spark_submit_takes(tmp_path: Path) -> None:
     }  # fmt: skip
     assert said["archives"].endswith("env.tar.gz#environment") and said["jars"].endswith("one.jar")
     assert "begun ['--once']" in done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_airflow_takes_the_timetable_as_dags(tmp_path: Path) -> None:
+    """In an environment of its own: Airflow is no dependency, and its libraries are not ours."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    get = [python, "-m", "pip", "install", "-q", f"apache-airflow=={AIRFLOW}"]
+    if (got := subprocess.run(get, capture_output=True, text=True, timeout=1500)).returncode:
+        pytest.skip(f"Airflow cannot be had: {got.stderr[-300:]}")
+    look = (
+        "import json, sys; from airflow.dag_processing.dagbag import DagBag; bag = DagBag(sys.argv[1]);"
+        "assert not bag.import_errors, bag.import_errors;"
+        "print(json.dumps({d.dag_id: [str(d.schedule), t.bash_command.split(' ', 1)[1], t.retries,"
+        " t.execution_timeout.total_seconds(), t.retry_delay.total_seconds()] for d in bag.dags.values()"
+        " for t in d.tasks}))"
+    )
+    env = {"PATH": os.environ["PATH"], "AIRFLOW_HOME": str(tmp_path), "LAKEHOUSE_PROJECT": str(PROJECT)}
+    done = subprocess.run([python, "-c", look, str(DEPLOY / "airflow")], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        f"lakehouse-{name}": [
+            job.cron, shlex.join(job.run), job.retries, job.timeout.total_seconds(), job.pause.total_seconds(),
+        ]
+        for name, job in schedule.read().items()
+    }  # fmt: skip
