@@ -49,7 +49,13 @@ _TUNED = {
 }
 
 
-_SMALL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true"
+_SMALL_EXECUTORS = {
+    "spark.executor.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
+    "spark.executor.logs.rolling.strategy": "size",
+    "spark.executor.logs.rolling.maxSize": str(10 << 20),
+    "spark.executor.logs.rolling.maxRetainedFiles": "2",
+}
+"""On a cluster that shares one machine."""
 
 _NAMES = (
     "functions",
@@ -89,13 +95,12 @@ def spark_session(
     options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(
         settings.spark.shuffle_partitions
     )
-    options |= executor_options(executors or settings.spark.job_executors)
     if pools:
         options["spark.scheduler.allocation.file"] = _allocation(settings, pools).as_uri()
+    given: dict[str, str] = {}
     if submitted:
         SparkContext._ensure_initialized()
-        given = SparkConf()
-        options = {key: value for key, value in options.items() if not given.contains(key)}
+        given = dict(SparkConf().getAll())
     else:
         options |= {
             "spark.master": settings.spark.master,
@@ -106,16 +111,13 @@ def spark_session(
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
             "spark.sql.warehouse.dir": (settings.home / "warehouse").as_uri(),
         }
-        if settings.spark.master.startswith("local"):
+        if settings.servers == "local" or settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-        elif settings.servers == "local":  # a cluster, but of this machine
-            options |= {
-                "spark.driver.host": "127.0.0.1",
-                "spark.executor.extraJavaOptions": _SMALL_JVM,
-                "spark.executor.logs.rolling.strategy": "size",
-                "spark.executor.logs.rolling.maxSize": str(10 << 20),
-                "spark.executor.logs.rolling.maxRetainedFiles": "2",
-            }
+    if not given.get("spark.master", settings.spark.master).startswith("local"):
+        options |= executor_options(executors or settings.spark.job_executors)
+        if settings.servers == "local":
+            options |= _SMALL_EXECUTORS
+    options = {key: value for key, value in options.items() if key not in given}
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
     # Spark's workers find what stands beside ``src``, wherever this process was started.
