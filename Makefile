@@ -57,8 +57,8 @@ down: ## stop what up and demo started
 test: setup lint test-unit test-streaming test-integration test-browser ## everything but the long runs, on servers of its own
 
 lint: setup ## ruff, mypy --strict, import contracts
-	@$(BIN)/ruff check src models serving tests jobs notebooks docs
-	@$(BIN)/ruff format --check src models serving tests jobs notebooks docs
+	@$(BIN)/ruff check src models serving tests jobs notebooks docs deploy
+	@$(BIN)/ruff format --check src models serving tests jobs notebooks docs deploy
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports 
 

@@ -170,11 +170,15 @@ def setup() -> None:
 def up(
     servers: Annotated[bool, typer.Option("--servers", help="Only the servers and their topics.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start from nothing: wipe all data first.")] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Three brokers, three DataNodes, a Spark master with two workers.")
+    ] = False,
 ) -> None:
     """Start servers, topics, the stream and the timetable; what runs already is left as it is."""
     from lakehouse.running import up
+    from lakehouse.settings import CLUSTER, load
 
-    up(_settings(), servers_only=servers, fresh=fresh)
+    up(load(profile=CLUSTER) if cluster else _settings(), servers_only=servers, fresh=fresh)
 
 
 @app.command()

@@ -31,7 +31,7 @@ from lakehouse.sinks.files import put
 from lakehouse.sources.lake import Lake, LakeError, NoTableError
 from lakehouse.sources.topics import NOTIFICATIONS, differing
 from lakehouse.stack import jars, jdk, ports, probes, supervisor
-from lakehouse.stack.servers import SERVERS
+from lakehouse.stack.servers import local_servers
 
 Level = Literal["ok", "warning", "problem"]
 _ANSWER_S = 5.0
@@ -166,8 +166,8 @@ def free_ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("ports", "ok", "servers are others'")
         return
     states = supervisor.states(settings)
-    on = [server for server in SERVERS if server.name not in settings.off]
-    stopped = [server for server in on if server.name not in states or states[server.name]["state"] == "STOPPED"]
+    gone = {name for name, state in states.items() if state["state"] == "STOPPED"}
+    stopped = [one for one in local_servers(settings) if one.name not in states or one.name in gone]
     wanted = {name: stack.port(settings, name) for server in stopped for name in server.ports}
     if "serve" not in states and "serve" not in settings.off:
         wanted["the API"] = settings.api.port
@@ -265,7 +265,7 @@ def topics(settings: Settings) -> Iterator[Finding]:
     if missing := [name for name in names if name not in known]:
         wrong.append(Finding("topics", "problem", f"missing: {', '.join(missing)}", "lakehouse up --servers"))
     there = [name for name in names if name in known]
-    for other in differing(admin, there, kafka.bootstrap_servers):
+    for other in differing(admin, there, settings):
         said = f"{other.topic} has {other.key}={other.have}, made as {other.wanted}"
         wrong.append(Finding("topics", "problem" if other.must else "warning", said, other.mend))
     for name in there:

@@ -24,7 +24,7 @@ from lakehouse.sources.lake import Lake, LakeError
 from lakehouse.sources.topics import create_topics
 from lakehouse.stack import ports
 
-READY_WITHIN = 120.0
+READY_WITHIN, READY_WITHIN_ON_A_CLUSTER = 120.0, 300.0
 """Seconds that the programs are given to start, and the stream to make its tables."""
 _PASSED_ON = ("LAKEHOUSE_", "JAVA_HOME", "OPENLINEAGE_")
 """What of this process's environment the programs get; they may outlive the shell that set it."""
@@ -53,7 +53,7 @@ class Program(NamedTuple):
 
 
 def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> Settings:
-    """Start what does not run yet; the settings with all addresses, once all runs, tables are there and the API listens.
+    """Start what does not run yet; the settings with all addresses, once all runs, with tables and the API.
 
     Contracts, rules and timetable are read first. ``fresh`` wipes data and what was derived from them; all must be
     stopped.
@@ -196,7 +196,8 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _until_ready(settings: Settings, names: Iterable[str]) -> None:
-    last = time.monotonic() + READY_WITHIN
+    patience = READY_WITHIN if settings.spark.master.startswith("local") else READY_WITHIN_ON_A_CLUSTER
+    last = time.monotonic() + patience
     lake = Lake(settings)
     while True:
         states = stack.program_states(settings)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from lakehouse.settings import PROJECT, Settings
+from lakehouse.settings import PROJECT, Executors, Settings
 
 # What was measured on two cores, and why each setting is here: docs/decisions/0003-small-batches.md.
 _TUNED = {
@@ -46,6 +49,14 @@ _TUNED = {
 }
 
 
+_SMALL_EXECUTORS = {
+    "spark.executor.extraJavaOptions": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true",
+    "spark.executor.logs.rolling.strategy": "size",
+    "spark.executor.logs.rolling.maxSize": str(10 << 20),
+    "spark.executor.logs.rolling.maxRetainedFiles": "2",
+}
+"""On a cluster that shares one machine."""
+
 _NAMES = (
     "functions",
     "PythonUtils",
@@ -62,10 +73,19 @@ def jars(settings: Settings) -> list[Path]:
     return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
 
 
-def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> SparkSession:
+def spark_session(
+    settings: Settings,
+    app: str,
+    more: Sequence[Path] = (),
+    executors: Executors | None = None,
+    pools: Mapping[str, tuple[int, int]] | None = None,
+) -> SparkSession:
     """The session of this process, made if there is none; under spark-submit its own settings win.
 
-    ``more`` are jars beside the connectors'; a session that is there already does not get them.
+    ``more`` are jars beside the connectors'; a session that is there already does not get them. ``executors`` are
+    those of ``spark.job_executors`` if not given; ``pools``: name -> (weight, least cores) of the fair scheduler.
+    Where the master is not local, executors get ``lakehouse``, ``models`` and the contracts from the driver; Python
+    and the libraries they must have.
     """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
@@ -75,7 +95,13 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
     options["spark.sql.shuffle.partitions"] = options["spark.default.parallelism"] = str(
         settings.spark.shuffle_partitions
     )
-    if not submitted:
+    if pools:
+        options["spark.scheduler.allocation.file"] = _allocation(settings, pools).as_uri()
+    given: dict[str, str] = {}
+    if submitted:
+        SparkContext._ensure_initialized()
+        given = dict(SparkConf().getAll())
+    else:
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
@@ -85,8 +111,13 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",
             "spark.sql.warehouse.dir": (settings.home / "warehouse").as_uri(),
         }
-        if settings.spark.master.startswith("local"):
+        if settings.servers == "local" or settings.spark.master.startswith("local"):
             options |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    if not given.get("spark.master", settings.spark.master).startswith("local"):
+        options |= executor_options(executors or settings.spark.job_executors)
+        if settings.servers == "local":
+            options |= _SMALL_EXECUTORS
+    options = {key: value for key, value in options.items() if key not in given}
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("LAKEHOUSE_PROJECT", str(PROJECT))
     # Spark's workers find what stands beside ``src``, wherever this process was started.
@@ -97,7 +128,69 @@ def spark_session(settings: Settings, app: str, more: Sequence[Path] = ()) -> Sp
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     _keep_names(spark)
+    if not (spark.sparkContext.master or "").startswith("local"):
+        _distribute(spark, settings.home / "tmp")
     return spark
+
+
+def executor_options(wanted: Executors) -> dict[str, str]:
+    """How many executors of which size, in the words of every cluster manager; a local master passes them over."""
+    options = {
+        "spark.executor.cores": str(wanted.cores),
+        "spark.executor.memory": wanted.memory,
+        "spark.cores.max": str(wanted.most * wanted.cores),  # standalone's own way to say it
+    }
+    if wanted.least == wanted.most:
+        return options | {"spark.executor.instances": str(wanted.most)}
+    idle = f"{wanted.idle_after // timedelta(seconds=1)}s"
+    return options | {
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": str(wanted.least),
+        "spark.dynamicAllocation.maxExecutors": str(wanted.most),
+        "spark.dynamicAllocation.executorIdleTimeout": idle,
+        # What holds cached rows or shuffles is given back too, if later: both can be computed again.
+        "spark.dynamicAllocation.cachedExecutorIdleTimeout": "10min",
+        "spark.dynamicAllocation.shuffleTracking.timeout": "10min",
+    }
+
+
+def allocation(pools: Mapping[str, tuple[int, int]]) -> str:
+    """Pools of the fair scheduler as its file has them: name -> (weight, least cores)."""
+    rows = "".join(
+        f'  <pool name="{name}"><schedulingMode>FAIR</schedulingMode>'
+        f"<weight>{weight}</weight><minShare>{least}</minShare></pool>\n"
+        for name, (weight, least) in pools.items()
+    )
+    return f'<?xml version="1.0"?>\n<allocations>\n{rows}</allocations>\n'
+
+
+def _allocation(settings: Settings, pools: Mapping[str, tuple[int, int]]) -> Path:
+    path = settings.home / "tmp" / "pools.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(allocation(pools))
+    return path
+
+
+def _distribute(spark: SparkSession, folder: Path) -> None:
+    """Give executors what they import, and beside it, in the folder they run in, the contracts that it reads."""
+    packages = [Path(__file__).parent, *[path for path in [PROJECT / "models"] if path.exists()]]
+    spark.sparkContext.addPyFile(str(packed(folder / "lakehouse.zip", packages)))
+    contracts = packed(folder / "contracts.zip", [PROJECT / "conf" / "contracts"])
+    spark.sparkContext.addArchive(f"{contracts}#conf")
+
+
+def packed(path: Path, folders: Sequence[Path]) -> Path:
+    """Write a zip of folders, each under its own name; an application at work finds the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in folders:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    archive.write(file, file.relative_to(folder.parent))
+    os.replace(part, path)
+    return path
 
 
 def _keep_names(spark: SparkSession) -> None:

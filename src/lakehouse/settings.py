@@ -39,6 +39,8 @@ class Kafka(_Part):
     """Of each topic that is made; one that is there keeps its own."""
     replication: int = 1
     """Copies of each topic that is made."""
+    min_in_sync: int = 1
+    """Copies that must have a record before it is acknowledged."""
 
 
 class Hdfs(_Part):
@@ -77,6 +79,27 @@ class Elasticsearch(_Part):
     """For how long ``logs-live`` keeps a document after it arrived."""
 
 
+class Executors(_Part):
+    """The executors of one application on a cluster; above ``least`` they come and go with the work.
+
+    What their shuffles left is tracked, so no external shuffle service is needed.
+    """
+
+    least: int = Field(default=1, ge=0)
+    most: int = Field(default=1, ge=1)
+    cores: int = Field(default=1, ge=1)
+    memory: str = "1g"
+    """Heap; Python workers and buffers come on top (``spark.executor.memoryOverhead``, a tenth and at least 384 MB)."""
+    idle_after: timedelta = timedelta(minutes=1)
+    """After which an executor without work is given back."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Executors:
+        if self.least > self.most:
+            raise ValueError(f"least ({self.least}) is above most ({self.most})")
+        return self
+
+
 class Spark(_Part):
     """The Spark session of stream and jobs."""
 
@@ -86,6 +109,32 @@ class Spark(_Part):
     """Heap of the driver's JVM, in Spark's words."""
     shuffle_partitions: int = 2
     """Tasks of a shuffle, about one a core; the fused engine folds gold in as many threads."""
+    executors: Executors = Executors()
+    """Of the stream; not used where the master is ``local``."""
+    job_executors: Executors = Executors()
+    """Of each other application: rebuild, training, scoring, SQL."""
+
+
+class FlowRun(_Part):
+    """How the query of one topic runs (engine ``separate``); what is not said is as in :class:`Stream`."""
+
+    trigger: timedelta | None = None
+    max_records_per_batch: int | None = Field(default=None, ge=1)
+    weight: int = Field(default=1, ge=1)
+    """Its pool's share of the executors, beside the others' (Spark's fair scheduler)."""
+    min_share: int = Field(default=0, ge=0)
+    """Cores that its pool gets before the rest is shared."""
+
+
+class Local(_Part):
+    """How many servers of a kind ``up`` starts on this machine: several are a cluster; no workers, no Spark cluster."""
+
+    brokers: int = Field(default=1, ge=1)
+    datanodes: int = Field(default=1, ge=1)
+    workers: int = Field(default=0, ge=0)
+    worker_cores: int = Field(default=2, ge=1)
+    """Task slots of a worker, not processors."""
+    worker_memory: str = "3g"
 
 
 Store = Literal["mongodb", "redis", "elasticsearch"]
@@ -98,6 +147,8 @@ class Stream(_Part):
     """One query of all topics, on one machine; or one a topic, on a cluster."""
     trigger: timedelta = timedelta(milliseconds=500)
     """How often a query of the tables begins a batch, at most."""
+    flows: dict[str, FlowRun] = Field(default_factory=dict)
+    """By topic, what differs from the values here."""
     cut_every: timedelta = timedelta(seconds=1)
     """How often the fused engine brings gold and the ledger up to silver, at most."""
     fanout_trigger: timedelta = timedelta(seconds=20)
@@ -123,6 +174,12 @@ class Stream(_Part):
     follower_kept: timedelta = timedelta(days=7)
     """For how long files and log entries stay that a query has not read yet which stands still: a store's, or the
     detector's. After that, ``lakehouse rebuild --store`` fills what it has missed."""
+
+    def flow(self, topic: str) -> FlowRun:
+        """How a topic's own query runs, with nothing left unsaid."""
+        usual = {"trigger": self.trigger, "max_records_per_batch": self.max_records_per_batch}
+        own = self.flows.get(topic, FlowRun())
+        return own.model_copy(update={name: value for name, value in usual.items() if getattr(own, name) is None})
 
 
 class Collect(_Part):
@@ -360,12 +417,13 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     """What programs log to stderr: lines for people, or a JSON object a line."""
     servers: Literal["local", "existing"] = "local"
+    """Whether `up` starts servers of its own, or checks that those of the addresses answer."""
     erasure_key: SecretStr | None = None
     """What those who were erased are remembered by; the environment only, the same everywhere and for ever. Locally one
     is made at random."""
     off: tuple[Component, ...] = ()
     """Components that are neither started nor asked; see :mod:`lakehouse.components` for what each needs."""
-    """Whether `up` starts servers of its own, or checks that those of the addresses answer."""
+    local: Local = Local()
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
     mongo: Mongo = Mongo()
@@ -463,8 +521,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid YAML: {error}") from None
 
 
-def load(conf: Path = PROJECT / "conf") -> Settings:
-    """Read the settings afresh.
+CLUSTER = "local-cluster"
+"""The profile of ``up --cluster``."""
+REMEMBERED = "profile"
+"""The file of the home that names the profile its local servers were started with."""
+
+
+def _home(values: dict[str, Any]) -> Path:
+    return PROJECT / str(os.environ.get("LAKEHOUSE_HOME", values.get("home", ".lakehouse")))
+
+
+def _profile(home: Path) -> str:
+    remembered = home / REMEMBERED
+    return os.environ.get("LAKEHOUSE_PROFILE") or (remembered.read_text().strip() if remembered.exists() else "local")
+
+
+def load(conf: Path = PROJECT / "conf", profile: str | None = None) -> Settings:
+    """Read the settings afresh, by the profile named, else ``LAKEHOUSE_PROFILE``, else the home's, else ``local``.
 
     Local servers and programs may have moved to free ports: ``home/ports.yaml`` and ``home/programs.yaml``, which
     ``up`` writes, lie between profile and environment.
@@ -472,24 +545,25 @@ def load(conf: Path = PROJECT / "conf") -> Settings:
     Raises:
         SettingsError: a file is missing or malformed, or a value has the wrong name or type.
     """
-    profile = os.environ.get("LAKEHOUSE_PROFILE", "local")
-    values = _merge(_read(conf / "base.yaml"), _read(conf / f"{profile}.yaml"))
+    base = _read(conf / "base.yaml")
+    profile = profile or _profile(_home(base))
+    values = _merge(base, _read(conf / f"{profile}.yaml"))
     values["profile"] = profile
     if "secrets" in (values.get("api") or {}):
         raise SettingsError(f"{conf}: api.secrets does not belong into a file: set LAKEHOUSE_API__SECRETS")
+    if "erasure_key" in values:
+        raise SettingsError(f"{conf}: erasure_key does not belong into a file: set LAKEHOUSE_ERASURE_KEY")
     if "metrics_token" in (values.get("api") or {}):
         raise SettingsError(f"{conf}: api.metrics_token does not belong into a file: set LAKEHOUSE_API__METRICS_TOKEN")
     if "routes" in (values.get("realtime") or {}):
         raise SettingsError(f"{conf}: realtime.routes does not belong into a file: set LAKEHOUSE_REALTIME__ROUTES")
-    home = Path(os.environ.get("LAKEHOUSE_HOME", values.get("home", PROJECT / ".lakehouse")))
-    home = home if home.is_absolute() else PROJECT / home
-    values["home"] = home
+    home = values["home"] = _home(values)
     local = values.get("servers", "local") == "local"
     for moved in [*([home / "ports.yaml"] if local else []), home / "programs.yaml"]:
         if moved.exists():
             values = _merge(values, _read(moved))
     try:
-        return _Loaded(**values)
+        return _Loaded(**values).model_copy(update={"profile": profile})  # one that is named wins over the environment
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

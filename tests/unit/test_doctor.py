@@ -18,7 +18,7 @@ from lakehouse import doctor
 from lakehouse.doctor import Finding, examine
 from lakehouse.runtime.ledger import LEDGER
 from lakehouse.settings import Api, Settings
-from lakehouse.sources.topics import CONFIG
+from lakehouse.sources.topics import topic_config
 from serving import keys
 from tests.unit.local_lake import local_lake, write
 
@@ -168,7 +168,7 @@ def broker(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] = NAMES, copi
 
         def describe_configs(self, resources: list[Any], request_timeout: float) -> dict[Any, Any]:
             def told(resource: Any) -> dict[str, Any]:
-                said = {**CONFIG, **(config if resource.name == names[0] else {})}
+                said = {**topic_config(Settings()), **(config if resource.name == names[0] else {})}
                 return {key: SimpleNamespace(value=value) for key, value in said.items()}
 
             return {one: SimpleNamespace(result=lambda one=one: told(one)) for one in resources}

@@ -463,8 +463,9 @@ class Processor:
         kafka = self.settings.kafka
         admin = self._admin
         there = admin.list_topics(timeout=_WAIT_S).topics
-        compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_BYTES), "segment.ms": "600000"}
-        log = {"retention.ms": "-1", "max.message.bytes": str(MAX_BYTES)}
+        kept = {"max.message.bytes": str(MAX_BYTES), "min.insync.replicas": str(kafka.min_in_sync)}
+        compact = {**kept, "cleanup.policy": "compact", "segment.ms": "600000"}
+        log = {**kept, "retention.ms": "-1"}
         new: dict[str, NewTopic] = {}
         for topic in self.kinds:
             number = len(there[topic].partitions) if topic in there else kafka.partitions

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -42,6 +43,7 @@ from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
 
 ENGINE = "separate"
+POOL = "spark.scheduler.pool"
 PLACE = ["partition", "offset"]
 MAX_SPANS = 100
 """Above this many spans of time a scan is narrowed to their hull only."""
@@ -125,6 +127,16 @@ def within(column: str, kind: str, found: list[tuple[datetime, datetime]]) -> st
     return " or ".join(f"({column} >= {literal(low)} and {column} < {literal(high)})" for low, high in found)
 
 
+@contextmanager
+def in_pool(spark: SparkSession, name: str) -> Iterator[None]:
+    """The jobs of this thread go to this pool of the fair scheduler; so do those of queries that it starts."""
+    spark.sparkContext.setLocalProperty(POOL, name)
+    try:
+        yield
+    finally:
+        spark.sparkContext.setLocalProperty(POOL, None)  # type: ignore[arg-type]
+
+
 class SeparatePass(Batches):
     """The ``foreachBatch`` of one topic. One instance serves one run; after any error make a new one.
 
@@ -150,7 +162,7 @@ class SeparatePass(Batches):
         self.erased = erased
         # Readers find nothing by time in the statistics of Spark's default, INT96. Set before a query copies them.
         spark.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-        self.pool = ThreadPoolExecutor(8, thread_name_prefix=flow.topic)
+        self.pool = ThreadPoolExecutor(8, flow.topic, spark.sparkContext.setLocalProperty, (POOL, flow.topic))
         self.newest: int | None = None
         if trending_posts.TABLE in flow.snapshots:
             self.newest = newest(lake, flow.silver)

@@ -25,9 +25,9 @@ from lakehouse.runtime.fanout import FANOUT
 from lakehouse.runtime.fused import FusedPass, Ingest, Progress
 from lakehouse.runtime.recovery import create_tables, fill_index, roll_back
 from lakehouse.runtime.seen import SeenIndex
-from lakehouse.runtime.separate import SeparatePass
+from lakehouse.runtime.separate import SeparatePass, in_pool
 from lakehouse.runtime.turns import wanted
-from lakehouse.settings import Settings
+from lakehouse.settings import FlowRun, Settings
 from lakehouse.sinks.delta import DeltaWriter, Storage
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
@@ -79,7 +79,9 @@ class Stream:
             for flow in FLOWS:
                 topic, one = flow.topic, self._separate(flow, progress[flow.topic], gone)
                 self.ingests.append(one)
-                self.queries.append(self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained))
+                with in_pool(self.spark, topic):  # a query takes on the pool of the thread that starts it
+                    query = self._query(f"{INGEST}-{topic}", {topic: progress[topic]}, one, until_drained)
+                self.queries.append(query)
         else:
             master = self.spark.sparkContext.master
             if not (master or "").startswith("local"):
@@ -141,6 +143,7 @@ class Stream:
         until_drained: bool,
     ) -> StreamingQuery:
         settings = self.settings
+        run = settings.stream.flow(next(iter(progress))) if len(progress) == 1 else FlowRun()
         source = (
             self.spark.readStream.format("kafka")
             .option("kafka.bootstrap.servers", settings.kafka.bootstrap_servers)
@@ -148,7 +151,7 @@ class Stream:
             .option("startingOffsets", self._starting(progress))
             .option("failOnDataLoss", "true")
             .option("includeHeaders", "true")
-            .option("maxOffsetsPerTrigger", str(settings.stream.max_records_per_batch))
+            .option("maxOffsetsPerTrigger", str(run.max_records_per_batch or settings.stream.max_records_per_batch))
             .option("kafka.isolation.level", "read_committed")
             .option("kafka.fetch.max.wait.ms", "20")
             .option("kafka.max.poll.records", "20000")
@@ -169,9 +172,8 @@ class Stream:
             .option("asyncProgressTrackingCheckpointIntervalMs", "60000")
             .option("_asyncProgressTrackingOverrideSinkSupportCheck", "true")
         )
-        return writer.trigger(
-            processingTime=f"{settings.stream.trigger // timedelta(milliseconds=1)} milliseconds"
-        ).start()
+        every = run.trigger or settings.stream.trigger
+        return writer.trigger(processingTime=f"{every // timedelta(milliseconds=1)} milliseconds").start()
 
     def _starting(self, progress: dict[str, Progress]) -> str:
         """Kafka's start as Spark wants it: every partition, -2 where it has not been read yet."""
@@ -191,7 +193,8 @@ class Stream:
         """
         active = {query.name: time.monotonic() for query in self.queries}
         batches: dict[str, Any] = {}
-        full = 0.9 * self.settings.stream.max_records_per_batch
+        stream = self.settings.stream
+        most = {f"{INGEST}-{flow.topic}": stream.flow(flow.topic).max_records_per_batch for flow in FLOWS}
         while not self.stopping.wait(poll):
             if wanted(self.settings):
                 self._give_way()
@@ -207,7 +210,9 @@ class Stream:
                     active.pop(query.name, None)
                     continue
                 latest = query.lastProgress
-                behind |= (latest or {}).get("numInputRows", 0) >= full
+                behind |= (latest or {}).get("numInputRows", 0) >= 0.9 * (
+                    most.get(query.name) or stream.max_records_per_batch
+                )
                 now = (latest or {}).get("batchId"), query.status["isTriggerActive"]
                 # A query that waits for data is well; one whose trigger runs without end is not.
                 if not now[1] or batches.get(query.name) != now:

@@ -12,11 +12,12 @@ from types import FrameType
 
 from lakehouse import logs
 from lakehouse.contracts import contracts
+from lakehouse.flows import FLOWS
 from lakehouse.runtime import restarts
 from lakehouse.runtime.stream import Stream
 from lakehouse.runtime.turns import TurnError, only_writer, wanted
 from lakehouse.session import spark_session
-from lakehouse.settings import Settings
+from lakehouse.settings import Settings, SettingsError
 
 log = logging.getLogger("lakehouse.stream")
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -59,7 +60,11 @@ def run(settings: Settings, until_drained: bool = False) -> int:
 
 def _run(settings: Settings, until_drained: bool, stopping: Event, running: list[Stream]) -> int | None:
     """An exit code, or None where the stream has given way."""
-    spark = spark_session(settings, "lakehouse-stream")
+    topics = {flow.topic: settings.stream.flow(flow.topic) for flow in FLOWS}
+    if unknown := sorted(settings.stream.flows.keys() - topics.keys()):
+        raise SettingsError(f"setting stream.flows: no topic {unknown[0]}; there are {', '.join(topics)}")
+    pools = {topic: (run.weight, run.min_share) for topic, run in topics.items()}
+    spark = spark_session(settings, "lakehouse-stream", executors=settings.spark.executors, pools=pools)
     stream = Stream(spark, settings)
     running[:] = [stream]
     failures, pause = 0, FIRST_PAUSE

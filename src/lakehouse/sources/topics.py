@@ -64,6 +64,11 @@ def _topics(settings: Settings) -> tuple[AdminClient, set[str]]:
         ) from None
 
 
+def topic_config(settings: Settings) -> dict[str, str]:
+    """How the platform's topics are made."""
+    return CONFIG | {"min.insync.replicas": str(settings.kafka.min_in_sync)}
+
+
 def require_topics(settings: Settings, names: Iterable[str]) -> None:
     """Return when Kafka answers and has the topics.
 
@@ -91,7 +96,7 @@ def create_topics(settings: Settings, prefix: str = "") -> list[str]:
     admin, existing = _topics(settings)
     names = [prefix + name for name in (*TOPICS, NOTIFICATIONS)]
     new = [
-        NewTopic(name, settings.kafka.partitions, settings.kafka.replication, config=CONFIG)
+        NewTopic(name, settings.kafka.partitions, settings.kafka.replication, config=topic_config(settings))
         for name in names
         if name not in existing
     ]
@@ -107,7 +112,7 @@ def create_topics(settings: Settings, prefix: str = "") -> list[str]:
     while not set(names) <= _topics(settings)[1] and time.monotonic() < deadline:
         time.sleep(0.05)  # a topic is made before every broker's view of the cluster shows it
     require_topics(settings, names)
-    for other in differing(admin, [name for name in names if name not in created], settings.kafka.bootstrap_servers):
+    for other in differing(admin, [name for name in names if name not in created], settings):
         if other.must:
             raise TopicError(
                 f"topic {other.topic} has {other.key}={other.have}, needs {other.wanted}: mend with `{other.mend}`"
@@ -133,8 +138,8 @@ class Differing(NamedTuple):
         return self.key == "message.timestamp.type"
 
 
-def differing(admin: AdminClient, names: Sequence[str], servers: str) -> Iterator[Differing]:
-    """Settings of topics that differ from :data:`CONFIG`.
+def differing(admin: AdminClient, names: Sequence[str], settings: Settings) -> Iterator[Differing]:
+    """Settings of topics that differ from :func:`topic_config`.
 
     Raises:
         TopicError: a topic cannot be described.
@@ -145,12 +150,12 @@ def differing(admin: AdminClient, names: Sequence[str], servers: str) -> Iterato
             found = future.result()
         except KafkaException as error:
             raise TopicError(f"topic {resource.name} cannot be described: {error.args[0].str()}") from None
-        for key, wanted in CONFIG.items():
+        for key, wanted in topic_config(settings).items():
             have = found[key].value if key in found else None
             if have != wanted:
                 mend = (
-                    f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics "
-                    f"--entity-name {resource.name} --add-config {key}={wanted}"
+                    f"kafka-configs.sh --bootstrap-server {settings.kafka.bootstrap_servers} --alter "
+                    f"--entity-type topics --entity-name {resource.name} --add-config {key}={wanted}"
                 )
                 yield Differing(resource.name, key, have, wanted, mend)
 

@@ -19,19 +19,17 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lakehouse.settings import Settings
+from lakehouse.settings import REMEMBERED, Settings
 from lakehouse.stack import jars, ports, probes, supervisor
 from lakehouse.stack.errors import StackError
 from lakehouse.stack.exclusive import exclusive
-from lakehouse.stack.servers import SERVERS, Place, Server
-
-HDFS = {"namenode", "datanode"}
+from lakehouse.stack.servers import Place, Server, local_servers
 
 ENDED = ("FATAL", "STOPPED")
 """States that a server does not leave by itself; one that just died is EXITED for a moment."""
 
-READY_S = 120
-"""How long the servers may take to be ready: 10 s here, more on a busy machine."""
+READY_S, READY_S_EACH = 120, 25
+"""How long the servers may take to be ready, in all and for each: 10 s here, more on a busy machine."""
 
 
 class ServerStatus(TypedDict):
@@ -59,8 +57,14 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
     if settings.servers == "existing":
         check_existing(settings)
         return settings
-    wanted = _wanted(only if only is not None else [s.name for s in SERVERS if s.name not in settings.off])
+    wanted = _wanted(settings, only)
     with _alone(settings):
+        strange = _strange(settings)
+        if strange and not fresh:
+            raise StackError(
+                f"{settings.home} holds the data of {', '.join(strange)}, which profile {settings.profile} does not "
+                "run: start with the profile they were made by, give LAKEHOUSE_HOME another folder, or add --fresh"
+            )
         states = supervisor.states(settings)
         running = {name for name, state in states.items() if state["state"] not in ENDED}
         if fresh:
@@ -68,14 +72,15 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
                 raise StackError(
                     f"{', '.join(busy)} still running, data not wiped: run `python -m lakehouse.stack down` first"
                 )
-            for server in wanted:
-                shutil.rmtree(settings.home / "data" / server.name, ignore_errors=True)
+            for name in [*(server.name for server in wanted), *strange]:
+                shutil.rmtree(settings.home / "data" / name, ignore_errors=True)
         starting = [server for server in wanted if server.name not in running]
         if starting:
             if not jars.are_there(settings):
                 jars.fetch(settings, progress)
             supervisor.start(settings)
             chosen = _choose_ports(settings, running, progress)
+            (settings.home / REMEMBERED).write_text(settings.profile + "\n")
             with ThreadPoolExecutor(len(starting)) as pool:
                 for done in [pool.submit(_prepare, settings, server, chosen) for server in starting]:
                     done.result()
@@ -111,18 +116,17 @@ def status(settings: Settings) -> dict[str, ServerStatus]:
         }
     states = supervisor.states(settings)
     chosen = {**_default_ports(settings), **ports.remembered(_ports_file(settings))}
-    with ThreadPoolExecutor(len(SERVERS)) as pool:
-        ready = list(pool.map(lambda s: s.name in states and _trouble(lambda: s.probe(chosen)) is None, SERVERS))
+    every = local_servers(settings)
+    with ThreadPoolExecutor(len(every)) as pool:
+        ready = list(pool.map(lambda s: s.name in states and _trouble(lambda: s.probe(chosen)) is None, every))
     result: dict[str, ServerStatus] = {}
-    for server, answers in zip(SERVERS, ready, strict=True):
-        if server.name in settings.off:
-            continue
+    for server, answers in zip(every, ready, strict=True):
         state = states.get(server.name)
         result[server.name] = {
             "state": state["state"] if state else "STOPPED",
             "pid": state["pid"] if state else None,
             "rss_mb": state["rss_mb"] if state else None,
-            "address": server.address.format(chosen[next(iter(server.ports))]),
+            "address": server.address.format(chosen[_first(server)]),
             "ready": answers,
             "restarts": state["restarts"] if state else 0,
             "log": str(supervisor.log_path(settings, server.name)),
@@ -157,7 +161,7 @@ def remove_program(settings: Settings, name: str) -> None:
 
 def program_states(settings: Settings) -> dict[str, supervisor.ProgramState]:
     """The further programs, servers left out."""
-    names = {server.name for server in SERVERS}
+    names = {server.name for server in local_servers(settings)}
     return {name: state for name, state in supervisor.states(settings).items() if name not in names}
 
 
@@ -223,15 +227,23 @@ def _alone(settings: Settings) -> AbstractContextManager[None]:
     return exclusive(settings.home / "supervisor.lock")
 
 
-def _wanted(only: Iterable[str] | None) -> list[Server]:
-    names = {server.name for server in SERVERS} if only is None else set(only)
-    if names & HDFS:
-        names |= HDFS  # neither is of use, or may be wiped, without the other
-    if unknown := names - {server.name for server in SERVERS}:
-        raise StackError(
-            f"no server named {sorted(unknown)[0]}: there are {', '.join(server.name for server in SERVERS)}"
-        )
-    return [server for server in SERVERS if server.name in names]
+def _wanted(settings: Settings, only: Iterable[str] | None) -> list[Server]:
+    every = local_servers(settings)
+    known = [server.name for server in every]
+    names = set(known) if only is None else set(only)
+    if unknown := names - set(known):
+        raise StackError(f"no server named {sorted(unknown)[0]}: there are {', '.join(known)}")
+    for kind in (("namenode", "datanode"), ("kafka",), ("spark",)):  # none is of use, or may be wiped, without the rest
+        kin = {name for name in known if name.startswith(kind)}
+        names |= kin if names & kin else set()
+    return [server for server in every if server.name in names]
+
+
+def _strange(settings: Settings) -> list[str]:
+    """Whose data this home holds that its profile does not run: of a cluster, or of a single server."""
+    data = settings.home / "data"
+    there = {path.name for path in data.iterdir()} if data.exists() else set()
+    return sorted(there - {server.name for server in local_servers(settings)})
 
 
 def _ports_file(settings: Settings) -> Path:
@@ -248,40 +260,60 @@ def _value(settings: Settings, setting: str) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
+def _named(settings: Settings) -> dict[str, list[Server]]:
+    """Setting -> the servers whose addresses it names; of several servers it is a list, in their order."""
+    found: dict[str, list[Server]] = {}
+    for server in local_servers(settings):
+        if server.setting:
+            found.setdefault(server.setting, []).append(server)
+    return found
+
+
+def _first(server: Server) -> str:
+    return next(iter(server.ports))
+
+
 def _default_ports(settings: Settings) -> dict[str, int]:
     """The ports the settings name, and the usual ones of what no setting names."""
     found: dict[str, int] = {}
-    for server in SERVERS:
+    for server in local_servers(settings):
         found.update(server.ports)
-        if server.setting:
-            address = _value(settings, server.setting)
+    for setting, named in _named(settings).items():
+        value = _value(settings, setting)
+        addresses = value.split(",") if len(named) > 1 else [value]
+        if len(addresses) != len(named):
+            raise StackError(
+                f"{setting} names {len(addresses)} addresses for {len(named)} servers: mend it in "
+                f"conf/{settings.profile}.yaml or {_variable(setting)}"
+            )
+        for server, address in zip(named, addresses, strict=True):
             parts = urlsplit(address if "//" in address else f"//{address}")
             if parts.hostname not in (ports.HOST, "localhost"):
                 raise StackError(
-                    f"{server.setting} names {parts.hostname}, but local servers live on {ports.HOST}: set "
+                    f"{setting} names {parts.hostname}, but local servers live on {ports.HOST}: set "
                     f"LAKEHOUSE_SERVERS=existing, or mend it in conf/{settings.profile}.yaml"
                 )
-            found[next(iter(server.ports))] = parts.port or next(iter(server.ports.values()))
+            found[_first(server)] = parts.port or server.ports[_first(server)]
     return found
 
 
 def _choose_ports(settings: Settings, running: Iterable[str], progress: bool) -> dict[str, int]:
     """Choose, remember and publish the ports; those of running servers stay. What moved is said."""
-    old = ports.remembered(_ports_file(settings))
+    old, every = ports.remembered(_ports_file(settings)), local_servers(settings)
     default = _default_ports(settings)
-    pinned = {next(iter(s.ports)) for s in SERVERS if s.setting and _variable(s.setting) in os.environ}
-    preferred = {**default, **old, **{name: default[name] for name in pinned}}
-    kept = {port: old[port] for server in SERVERS if server.name in running for port in server.ports}
+    pinned = {_first(s) for s in every if s.setting and _variable(s.setting) in os.environ}
+    preferred = {name: port for name, port in {**default, **old}.items() if name in default}
+    preferred |= {name: default[name] for name in pinned}
+    kept = {port: old[port] for server in every if server.name in running for port in server.ports}
     chosen = ports.choose(preferred, pinned, kept)
     for name, port in chosen.items():
         if progress and port != preferred[name]:
             Console(stderr=True).print(f"port {preferred[name]} is taken by another program: {name} is on {port}")
     ports.remember(_ports_file(settings), chosen)
     overlay: dict[str, dict[str, str]] = {}
-    for server in SERVERS:
-        if server.setting:
-            part, _, name = server.setting.partition(".")
-            overlay[part] = {name: server.address.format(chosen[next(iter(server.ports))])}
+    for setting, named in _named(settings).items():
+        part, _, name = setting.partition(".")
+        overlay[part] = {name: ",".join(server.address.format(chosen[_first(server)]) for server in named)}
     text = "# Where the local servers are; written by `up`.\n" + yaml.safe_dump(overlay)
     (settings.home / "ports.yaml").write_text(text)
     return chosen
@@ -322,9 +354,9 @@ def _prepare(settings: Settings, server: Server, chosen: Mapping[str, int]) -> N
 
 def _launch(settings: Settings, server: Server, chosen: Mapping[str, int]) -> None:
     place = _place(settings, server, chosen)
-    order = 10 + SERVERS.index(server)
+    order = 10 + [one.name for one in local_servers(settings)].index(server.name)
     command = ["nice", "-n", str(server.nice), *server.command(place)]
-    supervisor.put(settings, server.name, command, {}, place.data, "true", 5, priority=order)
+    supervisor.put(settings, server.name, command, server.env(place), place.data, "true", 5, priority=order)
 
 
 def _trouble(probe: Callable[[], None]) -> str | None:
@@ -342,7 +374,8 @@ def _one_line(error: BaseException) -> str:
 def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
     chosen = ports.remembered(_ports_file(settings))
     waiting = {server.name: server for server in wanted}
-    deadline = time.monotonic() + READY_S
+    patience = max(READY_S, READY_S_EACH * len(waiting))
+    deadline = time.monotonic() + patience
     columns = (
         TextColumn("servers"),
         BarColumn(),
@@ -370,5 +403,5 @@ def _wait(settings: Settings, wanted: Iterable[Server], progress: bool) -> None:
                 if name not in states or states[name]["state"] in ENDED:
                     raise StackError(f"{name} does not start ({troubles[name]}): {log}")
                 if time.monotonic() > deadline:
-                    raise StackError(f"{name} is not ready after {READY_S} s ({troubles[name]}): {log}")
+                    raise StackError(f"{name} is not ready after {patience} s ({troubles[name]}): {log}")
             time.sleep(0.2)

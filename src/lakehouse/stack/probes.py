@@ -19,17 +19,15 @@ def listens(host: str, port: int) -> None:
     socket.create_connection((host, port), timeout=PATIENCE_S).close()
 
 
-def kafka(bootstrap_servers: str) -> None:
-    """A broker answers a metadata request."""
+def kafka(bootstrap_servers: str, port: int | None = None) -> None:
+    """A broker answers a metadata request; ``port``: the one that listens there is among the cluster's."""
     from confluent_kafka.admin import AdminClient
 
-    host, _, port = bootstrap_servers.split(",")[0].strip().rpartition(":")
-    listens(host, int(port))
-    if (
-        not AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
-        .list_topics(timeout=PATIENCE_S)
-        .brokers
-    ):
+    host, _, first = bootstrap_servers.split(",")[0].strip().rpartition(":")
+    listens(host, int(first))
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+    brokers = admin.list_topics(timeout=PATIENCE_S).brokers.values()
+    if not brokers or (port is not None and port not in {broker.port for broker in brokers}):
         raise StackError("no broker registered")
 
 
@@ -54,6 +52,24 @@ def datanode(http: str) -> None:
     actors = json.loads(jmx(http, "DataNode,name=DataNodeInfo")["BPServiceActorInfo"])
     if not any(actor["ActorState"] == "RUNNING" and int(actor["LastHeartbeat"]) < 10 for actor in actors):
         raise StackError("not registered with the NameNode")
+
+
+def _spark(http: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://{http}/json/", timeout=PATIENCE_S) as answer:
+        state: dict[str, Any] = json.load(answer)
+    return state
+
+
+def spark_master(http: str) -> None:
+    """The master leads: it takes applications."""
+    if (status := _spark(http)["status"]) != "ALIVE":
+        raise StackError(f"the master is {status}")
+
+
+def spark_worker(master_http: str, port: int) -> None:
+    """The master has heard from the worker of this port and gives it work."""
+    if not any(w["port"] == port and w["state"] == "ALIVE" for w in _spark(master_http)["workers"]):
+        raise StackError("not registered with the master")
 
 
 def hdfs(uri: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
+import itertools
 import os
 import shutil
 import uuid
@@ -56,6 +58,7 @@ class Server:
     setting: str | None = None
     files: Callable[[Place], Mapping[str, str]] = _no_files
     format: Callable[[Place], list[str]] | None = None
+    env: Callable[[Place], Mapping[str, str]] = _no_files
     nice: int = 0
     """How far it steps back where processors are short: the stores follow the tables, which must not wait for them."""
 
@@ -65,22 +68,32 @@ def _kafka(place: Place, *main: str) -> list[str]:
     return [*place.jvm("384m", logging), *place.class_path(section="kafka"), *main]
 
 
+def _of(name: str, number: int, count: int) -> str:
+    """The name of one of several servers of a kind; an only one has the plain name."""
+    return name if count == 1 else f"{name}-{number}"
+
+
 def _kafka_format(place: Place) -> list[str]:
-    cluster = "-"
-    while cluster.startswith("-"):  # to the tool an id that begins so is an option; Kafka makes none either
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # All brokers of a home must be formatted with one id; to the tool one that begins with "-" is an option.
+    ids = (uuid.uuid5(uuid.NAMESPACE_URL, f"{place.settings.home.as_uri()}#{salt}") for salt in itertools.count())
+    found = (base64.urlsafe_b64encode(one.bytes).decode().rstrip("=") for one in ids)
+    cluster = next(one for one in found if not one.startswith("-"))
     return _kafka(
         place, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(place.conf / "server.properties")
     )
 
 
-def _kafka_files(place: Place) -> dict[str, str]:
-    broker, controller = f"{HOST}:{place.ports['kafka']}", f"{HOST}:{place.ports['kafka-controller']}"
+def _kafka_files(place: Place, number: int) -> dict[str, str]:
+    count = place.settings.local.brokers
+    copies, in_sync = min(count, 3), min(count, 2)
+    name = _of("kafka", number, count)
+    broker, controller = (f"{HOST}:{place.ports[port]}" for port in (name, f"{name}-controller"))
+    voters = [f"{n}@{HOST}:{place.ports[_of('kafka', n, count) + '-controller']}" for n in range(1, count + 1)]
     return {
         "server.properties": f"""\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{controller}
+node.id={number}
+controller.quorum.voters={",".join(voters)}
 listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
 advertised.listeners=PLAINTEXT://{broker}
 controller.listener.names=CONTROLLER
@@ -88,16 +101,18 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={place.data / "log"}
 auto.create.topics.enable=false
-# One node: one replica and one partition of everything Kafka keeps for itself.
+# One partition of everything Kafka keeps for itself; as many copies as there are brokers for, three at most.
 num.partitions=1
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
 offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
 transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 num.network.threads=2
 num.io.threads=2
@@ -133,25 +148,32 @@ def _xml(properties: Mapping[str, object]) -> str:
     return f'<?xml version="1.0"?>\n<configuration>\n{"".join(rows)}</configuration>\n'
 
 
-def _hdfs_files(place: Place) -> dict[str, str]:
+def _hdfs_files(place: Place, datanode: str | None = None) -> dict[str, str]:
+    """The configuration of the NameNode, or of the DataNode of this name."""
+
     def at(name: str) -> str:
         return f"{HOST}:{place.ports[name]}"
 
-    data = place.data.parent
+    own: dict[str, object] = {}
+    if datanode:
+        own = {
+            "dfs.datanode.data.dir": (place.data / "blocks").as_uri(),
+            "dfs.datanode.address": at(datanode),
+            "dfs.datanode.http.address": at(f"{datanode}-http"),
+            "dfs.datanode.ipc.address": at(f"{datanode}-ipc"),
+        }
+    if place.settings.local.datanodes > 1:  # with another copy at hand, one that is silent need not be waited for
+        own |= {f"dfs.namenode.avoid.{what}.stale.datanode": "true" for what in ("read", "write")}
     return {
         "core-site.xml": _xml({"fs.defaultFS": f"hdfs://{at('namenode')}", "hadoop.tmp.dir": place.data / "tmp"}),
         "hdfs-site.xml": _xml(
             {
-                "dfs.namenode.name.dir": (data / "namenode" / "name").as_uri(),
-                "dfs.datanode.data.dir": (data / "datanode" / "blocks").as_uri(),
-                "dfs.replication": 1,
+                "dfs.namenode.name.dir": (place.data.parent / "namenode" / "name").as_uri(),
+                "dfs.replication": place.settings.hdfs.replication,
                 "dfs.permissions.enabled": "false",
                 "dfs.namenode.rpc-address": at("namenode"),
                 "dfs.namenode.rpc-bind-host": HOST,
                 "dfs.namenode.http-address": at("namenode-http"),
-                "dfs.datanode.address": at("datanode"),
-                "dfs.datanode.http.address": at("datanode-http"),
-                "dfs.datanode.ipc.address": at("datanode-ipc"),
                 "dfs.datanode.hostname": HOST,
                 "dfs.client.use.datanode.hostname": "true",
                 "dfs.namenode.datanode.registration.ip-hostname-check": "false",
@@ -166,6 +188,7 @@ def _hdfs_files(place: Place) -> dict[str, str]:
                 "dfs.datanode.handler.count": 4,
                 "dfs.datanode.du.reserved": 0,
                 "dfs.datanode.synconclose": "true",
+                **own,
             }
         ),
         "log4j.properties": """\
@@ -252,35 +275,127 @@ def _redis(place: Place) -> list[str]:
     ]
 
 
-SERVERS: tuple[Server, ...] = (
-    Server(
-        name="kafka",
-        ports={"kafka": 9092, "kafka-controller": 9093},
-        command=lambda place: _kafka(place, "kafka.Kafka", str(place.conf / "server.properties")),
-        format=_kafka_format,
-        files=_kafka_files,
-        probe=lambda ports: probes.kafka(f"{HOST}:{ports['kafka']}"),
-        setting="kafka.bootstrap_servers",
-        address=f"{HOST}:{{}}",
-    ),
-    Server(
-        name="namenode",
-        ports={"namenode": 8020, "namenode-http": 9870},
-        command=_hdfs("NameNode"),
-        format=_namenode_format,
-        files=_hdfs_files,
-        probe=lambda ports: probes.namenode(f"{HOST}:{ports['namenode-http']}"),
-        setting="hdfs.uri",
-        address=f"hdfs://{HOST}:{{}}",
-    ),
-    Server(
-        name="datanode",
-        ports={"datanode": 9866, "datanode-http": 9864, "datanode-ipc": 9867},
-        command=_hdfs("DataNode"),
-        files=_hdfs_files,
-        probe=lambda ports: probes.datanode(f"{HOST}:{ports['datanode-http']}"),
-        address=f"{HOST}:{{}}",
-    ),
+def _spark(main: str) -> Callable[[Place], list[str]]:
+    """A daemon of Spark's standalone cluster, from the jars that PySpark carries."""
+
+    def command(place: Place) -> list[str]:
+        # A master that comes back knows its workers and applications; a silent worker is given up in 10 s, not 60.
+        options = (
+            "-Dspark.deploy.recoveryMode=FILESYSTEM", f"-Dspark.deploy.recoveryDirectory={place.data / 'state'}",
+            "-Dspark.worker.timeout=10", "-Dspark.worker.cleanup.enabled=true", "-Dspark.worker.cleanup.interval=600",
+            "-Dspark.worker.cleanup.appDataTtl=3600",
+        )  # fmt: skip
+        opened = ("lang", "lang.invoke", "nio", "util", "util.concurrent")
+        more = [part for name in opened for part in ("--add-opens", f"java.base/java.{name}=ALL-UNNAMED")]
+        jars_of_spark = f"{_spark_home() / 'jars'}/*"
+        return [*place.jvm("256m", *options, *more), "-cp", jars_of_spark, f"org.apache.spark.deploy.{main}"]
+
+    return command
+
+
+def _spark_home() -> Path:
+    spec = importlib.util.find_spec("pyspark")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _spark_env(place: Place) -> dict[str, str]:
+    """What a worker starts executors with. They get the project's code from the driver, not from here."""
+    return {
+        "SPARK_HOME": str(_spark_home()),
+        "SPARK_SCALA_VERSION": "2.12",
+        "JAVA_HOME": str(java(place.settings).parent.parent),
+        "SPARK_LOCAL_DIRS": str(place.data / "local"),
+        "SPARK_LOCAL_IP": HOST,
+    }
+
+
+def _brokers(count: int) -> tuple[Server, ...]:
+    def broker(number: int) -> Server:
+        name = _of("kafka", number, count)
+        return Server(
+            name=name,
+            ports={name: 9090 + 2 * number, f"{name}-controller": 9091 + 2 * number},
+            command=lambda place: _kafka(place, "kafka.Kafka", str(place.conf / "server.properties")),
+            format=_kafka_format,
+            files=lambda place: _kafka_files(place, number),
+            probe=lambda ports: probes.kafka(f"{HOST}:{ports[name]}", ports[name]),
+            setting="kafka.bootstrap_servers",
+            address=f"{HOST}:{{}}",
+        )
+
+    return tuple(broker(number) for number in range(1, count + 1))
+
+
+_NAMENODE = Server(
+    name="namenode",
+    ports={"namenode": 8020, "namenode-http": 9870},
+    command=_hdfs("NameNode"),
+    format=_namenode_format,
+    files=_hdfs_files,
+    probe=lambda ports: probes.namenode(f"{HOST}:{ports['namenode-http']}"),
+    setting="hdfs.uri",
+    address=f"hdfs://{HOST}:{{}}",
+)
+
+
+def _datanodes(count: int) -> tuple[Server, ...]:
+    def datanode(number: int) -> Server:
+        name, more = _of("datanode", number, count), 10 * (number - 1)
+        return Server(
+            name=name,
+            ports={name: 9866 + more, f"{name}-http": 9864 + more, f"{name}-ipc": 9867 + more},
+            command=_hdfs("DataNode"),
+            files=lambda place: _hdfs_files(place, name),
+            probe=lambda ports: probes.datanode(f"{HOST}:{ports[f'{name}-http']}"),
+            address=f"{HOST}:{{}}",
+        )
+
+    return tuple(datanode(number) for number in range(1, count + 1))
+
+
+def _spark_cluster(workers: int) -> tuple[Server, ...]:
+    def master(place: Place) -> list[str]:
+        port, web = place.ports["spark-master"], place.ports["spark-master-http"]
+        return [*_spark("master.Master")(place), "--host", HOST, "--port", str(port), "--webui-port", str(web)]
+
+    def worker(number: int) -> Server:
+        name = f"spark-worker-{number}"
+
+        def command(place: Place) -> list[str]:
+            port, web, local = place.ports[name], place.ports[f"{name}-http"], place.settings.local
+            return [
+                *(*_spark("worker.Worker")(place), "--host", HOST, "--port", str(port), "--webui-port", str(web)),
+                *("--cores", str(local.worker_cores), "--memory", local.worker_memory),
+                *("--work-dir", str(place.data / "work"), f"spark://{HOST}:{place.ports['spark-master']}"),
+            ]
+
+        return Server(
+            name=name,
+            ports={name: 7077 + number, f"{name}-http": 8080 + number},
+            command=command,
+            env=_spark_env,
+            probe=lambda ports: probes.spark_worker(f"{HOST}:{ports['spark-master-http']}", ports[name]),
+            address=f"{HOST}:{{}}",
+        )
+
+    if not workers:
+        return ()
+    return (
+        Server(
+            name="spark-master",
+            ports={"spark-master": 7077, "spark-master-http": 8080},
+            command=master,
+            env=_spark_env,
+            probe=lambda ports: probes.spark_master(f"{HOST}:{ports['spark-master-http']}"),
+            setting="spark.master",
+            address=f"spark://{HOST}:{{}}",
+        ),
+        *(worker(number) for number in range(1, workers + 1)),
+    )
+
+
+_STORES: tuple[Server, ...] = (
     Server(
         name="elasticsearch",
         ports={"elasticsearch": 9200, "elasticsearch-transport": 9300},
@@ -309,4 +424,10 @@ SERVERS: tuple[Server, ...] = (
         address=f"redis://{HOST}:{{}}/0",
     ),
 )
-"""In the order in which they start; they stop in the reverse order."""
+
+
+def local_servers(settings: Settings) -> tuple[Server, ...]:
+    """The local servers that are not off, in the order in which they start; they stop in the reverse order."""
+    local = settings.local
+    data = (*_brokers(local.brokers), _NAMENODE, *_datanodes(local.datanodes), *_STORES)
+    return tuple(one for one in (*data, *_spark_cluster(local.workers)) if one.name not in settings.off)
