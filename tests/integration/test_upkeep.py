@@ -11,6 +11,8 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
+import redis
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from lakehouse import running
 from lakehouse import stack as servers
@@ -21,6 +23,9 @@ from lakehouse.inspect import status, wait
 from lakehouse.settings import PROJECT, Component, Settings
 from lakehouse.sinks import mongo_ttl
 from lakehouse.sources.lake import Lake
+from lakehouse.sources.topics import create_topics
+from lakehouse.upkeep import reset
+from lakehouse.upkeep.backup import restore
 from lakehouse.upkeep.plan import plan
 from tests.integration.lake import StreamProcess, environment, mixed, problems, send, settled
 
@@ -61,6 +66,24 @@ def test_documents_past_their_time_go_and_no_others(stack: Settings) -> None:
     collection.drop()
 
 
+def test_real_time_state_begins_again(stack: Settings) -> None:
+    create_topics(stack)
+    admin = AdminClient({"bootstrap.servers": stack.kafka.bootstrap_servers})
+    mine = ["realtime-users-changelog", "realtime-users-repartition"]
+    for made in admin.create_topics([NewTopic(name, 1, 1) for name in mine]).values():
+        made.result()
+    profiles = database(stack)["user_profiles"]
+    profiles.insert_one({"_id": "reset-trial", "version": 7})
+    with redis.Redis.from_url(stack.redis.url.get_secret_value()) as client:
+        client.set("live:_shown:users/0", 100)
+        assert {*mine} <= {*reset.realtime(stack)["topics"]}
+        assert client.get("live:_shown:users/0") is None
+    there = admin.list_topics(timeout=10).topics
+    assert not {*mine} & {*there} and "user-events" in there
+    assert profiles.find_one({"_id": "reset-trial"})["version"] == -1
+    profiles.delete_one({"_id": "reset-trial"})
+
+
 def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack: Settings, tmp_path: Path) -> None:
     with StreamProcess(stack):
         send(stack, *mixed(uuid4().hex[:6]))
@@ -78,8 +101,6 @@ def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack
         assert json.loads(cli(stack, "backup", "--all", "--to", f"{stack.hdfs.uri}/kept", "--json"))["bytes"]
         cli(stack, "restore", "--all", "--from", f"{stack.hdfs.uri}/kept", "--force", code=1)  # the stream runs
     other = stack.model_copy(update={"hdfs": stack.hdfs.model_copy(update={"root": "/other"})})
-    from lakehouse.upkeep.backup import restore
-
     restore(other.model_copy(update={"home": tmp_path}), f"{stack.hdfs.uri}/kept")
     assert kept["tables"] and Lake(other).cuts() == Lake(stack).cuts()
     result = audit(other, stores=False)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.compaction import Compactor, compact
 from lakehouse.runtime.holds import Log, held, holds
 from lakehouse.settings import Elasticsearch, Mongo
@@ -19,6 +20,7 @@ from lakehouse.sinks.files import Files
 from lakehouse.sources.lake import LakeError
 from lakehouse.upkeep.closed import APPENDED, closed_days, live
 from lakehouse.upkeep.maintain import checkpoints, maintain
+from lakehouse.upkeep.reset import reset
 from tests.streaming.feed import Run, checked, history, split
 from tests.streaming.test_compaction import files
 
@@ -251,6 +253,17 @@ def test_old_generations_of_checkpoints_go(run: Run) -> None:
     assert checkpoints(run.settings, False) == ["_checkpoints/mongodb/g1"]
     assert sorted(path.parts[-3] for path in root.glob("*/*/offsets/0")) == ["g1", "g2", "g3"]
     assert checkpoints(run.settings, False) == []
+
+
+def test_a_detector_that_is_reset_begins_from_the_tables_as_they_are(
+    run: Run, spark: SparkSession, batches: list[dict[str, pa.Table]]
+) -> None:
+    kept(run).start().feed(batches[0])
+    assert follow(run, spark, "silver.service_logs", "anomalies")
+    reset(run.settings, "detector")
+    own = Generation.current(run.storage, run.settings, "anomalies")
+    assert own.number == 2 and own.since["silver.service_logs"] == run.lake.table("silver.service_logs").version()
+    assert not list(Path(own.folder.removeprefix("file://")).glob("g1/offsets/*"))
 
 
 def test_a_store_that_is_away_is_told_and_the_rest_is_done(run: Run, batches: list[dict[str, pa.Table]]) -> None:
