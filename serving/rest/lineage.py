@@ -31,7 +31,7 @@ def router(state: Status, keys: auth.Keys) -> APIRouter:
         """Topics, tables, models and keys of stores, and which is made from which."""
         return answer(all_of(await state.now()))
 
-    @made.get("/{name}", responses=said(LineageOf) | documented(401, 403, 404, 429))
+    @made.get("/{name}", responses=said(LineageOf) | documented(401, 403, 404, 422, 429))
     async def lineage_of(name: Name, caller: reader) -> Response:
         """What one of them is made from and goes into, and each of its columns with what it is made from."""
         return answer(one(name, await state.now()))
