@@ -53,7 +53,7 @@ class Program(NamedTuple):
 
 
 def up(settings: Settings, servers_only: bool = False, fresh: bool = False) -> Settings:
-    """Start what does not run yet; the settings with all addresses, once all runs, with tables and the API.
+    """Start what does not run yet; the settings with all addresses, once the tables are there and the API listens.
 
     Contracts, rules and timetable are read first. ``fresh`` wipes data and what was derived from them; all must be
     stopped.

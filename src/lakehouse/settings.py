@@ -422,7 +422,7 @@ class Settings(BaseSettings):
     """What those who were erased are remembered by; the environment only, the same everywhere and for ever. Locally one
     is made at random."""
     off: tuple[Component, ...] = ()
-    """Components that are neither started nor asked; see :mod:`lakehouse.components` for what each needs."""
+    """Components that are neither started nor asked; see ``components.py`` for what each needs."""
     local: Local = Local()
     kafka: Kafka = Kafka()
     hdfs: Hdfs = Hdfs()
