@@ -19,6 +19,7 @@ from pyspark.sql import types as T
 
 from lakehouse.bronze.landed import COLUMNS as LANDED
 from lakehouse.contracts import contracts
+from lakehouse.erasure.table import ERASED
 from lakehouse.flows import ANALYSES, FLOWS, INGEST, LIVE, STORES, TABLES, Flow
 from lakehouse.gold import trending_posts
 from lakehouse.ops import access_log, promotions
@@ -165,7 +166,7 @@ def graph() -> Graph:
         nodes[node.id] = node
         edges.update(dict.fromkeys((source, node.id) for source in sources))
 
-    record = T.StructType(LANDED.fields[:-1])
+    record = T.StructType(LANDED.fields[:-2])
     for flow in FLOWS:
         add(Node(topic(flow.topic), "topic", "topic", "sources", record), ())
     for flow in FLOWS:
@@ -198,6 +199,7 @@ def graph() -> Graph:
     add(_table(LEDGER, "made", INGEST), [topic(flow.topic) for flow in FLOWS])
     add(_table(promotions.TABLE, "made", "promote"), [model(a.model) for a in ANALYSES if a.model])
     add(_table(access_log.TABLE, "made", "serve"), ())
+    add(_table(ERASED, "made", "erase"), ())
     for key in STORES:
         _mirror(add, f"{key.store}:{key.name}", TABLES[key.table], f"fan-out.{key.store}")
     for analysis in ANALYSES:
@@ -229,10 +231,10 @@ def _mirror(add: Any, name: str, table: Table, job: str, whole: bool = True) -> 
 
 
 def _landed(source: str) -> Columns:
-    """Kafka's own fields, and the day, which is of the time."""
-    *own, day = LANDED.names
+    """Kafka's own fields, and the day, which is of the time; an erasure is of nothing."""
+    *own, day, erased_at = LANDED.names
     found: Columns = {name: (Source(source, name, "IDENTITY"),) for name in own}
-    return found | {day: (Source(source, "timestamp", "TRANSFORMATION"),)}
+    return found | {day: (Source(source, "timestamp", "TRANSFORMATION"),), erased_at: ()}
 
 
 def _parsed(flow: Flow) -> Columns:

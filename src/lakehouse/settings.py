@@ -86,8 +86,11 @@ class Executors(_Part):
     """
 
     least: int = Field(default=1, ge=0)
+    """Executors that stay however little there is to do."""
     most: int = Field(default=1, ge=1)
+    """Executors that are asked for at most."""
     cores: int = Field(default=1, ge=1)
+    """Task slots of each."""
     memory: str = "1g"
     """Heap; Python workers and buffers come on top (``spark.executor.memoryOverhead``, a tenth and at least 384 MB)."""
     idle_after: timedelta = timedelta(minutes=1)
@@ -119,7 +122,9 @@ class FlowRun(_Part):
     """How the query of one topic runs (engine ``separate``); what is not said is as in :class:`Stream`."""
 
     trigger: timedelta | None = None
+    """How often it begins a batch, at most."""
     max_records_per_batch: int | None = Field(default=None, ge=1)
+    """Records of Kafka that one batch takes, at most."""
     weight: int = Field(default=1, ge=1)
     """Its pool's share of the executors, beside the others' (Spark's fair scheduler)."""
     min_share: int = Field(default=0, ge=0)
@@ -130,11 +135,15 @@ class Local(_Part):
     """How many servers of a kind ``up`` starts on this machine: several are a cluster; no workers, no Spark cluster."""
 
     brokers: int = Field(default=1, ge=1)
+    """Kafka's."""
     datanodes: int = Field(default=1, ge=1)
+    """HDFS's."""
     workers: int = Field(default=0, ge=0)
+    """Of a Spark standalone cluster, which has a master then."""
     worker_cores: int = Field(default=2, ge=1)
     """Task slots of a worker, not processors."""
     worker_memory: str = "3g"
+    """Of which a worker gives its executors theirs."""
 
 
 Store = Literal["mongodb", "redis", "elasticsearch"]
