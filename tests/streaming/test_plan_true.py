@@ -131,7 +131,6 @@ def test_a_column_that_is_gone_stays_null(spark: SparkSession, run: Run, batches
     assert spark.read.format("delta").load(writer.uri).select("device").count() == len(before) + 1
 
 
-@pytest.mark.skipif(not hasattr(recovery, "add_columns"), reason="the stream's start adds no columns yet")
 def test_a_column_that_is_new_is_added_by_the_start(spark: SparkSession, run: Run, batches: Any) -> None:
     assert verdict("a column that is new") == "compatible"
     run.start().feed(*batches[:2])
