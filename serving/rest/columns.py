@@ -94,6 +94,10 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "ingest_date": ("The day of its arrival, UTC.", "2026-01-31"),
     "reasons": ("Everything that is wrong, or why it was refused.", ["/user_id: required"]),
     "status": ("`open`, `replayed` or `discarded`.", "open"),
+    "erased_at": (
+        "When key, value and headers were taken out, as they named somebody who was erased; else null.",
+        "2026-01-31T12:00:01Z",
+    ),
     "updated_at": ("When the status changed.", "2026-01-31T12:00:01Z"),
     # of ops
     "seq": ("The number of a topic's batch, from 1.", 875),
@@ -102,6 +106,7 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "records": ("How many records.", 50),
     "valid": ("Records that are right.", 48),
     "quarantined": ("Records that are wrong.", 1),
+    "erased": ("Records that came late from somebody who was erased.", 0),
     "duplicates": ("Records that were there before.", 1),
     "warnings": ("Records that were flagged, by rule.", {}),
     "drift": ("Fields that the contract does not know, by name.", {}),
