@@ -113,7 +113,7 @@ def test_a_chart_tells_its_numbers_in_words_and_as_a_table(open_page: Open, site
     )
     chart.get_by_text("Data table").click()
     rows = chart.locator(".numbers tbody tr")
-    assert rows.count() >= 50
+    expect(rows.nth(49)).to_be_attached()  # the table is drawn when it is asked for, and counting does not wait
     assert len(re.findall(r"\d ms", chart.locator(".numbers tbody").inner_text())) >= 20
 
 
