@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sqlite3
+from contextlib import closing
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -106,3 +109,15 @@ def test_files_are_searched_by_what_they_are() -> None:
     assert in_file(wanted, "a.log", b"one line\nanother of u1\n")
     assert not in_file(wanted, "a.log", b"one line\nanother of u10\n")
     assert not in_file(wanted, "empty", b"")
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_is_searched_however_it_keeps_its_log(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"pragma journal_mode = {mode}")
+        connection.execute("create table params (name text, value text)")
+        connection.execute("insert into params values ('who', 'u1')")
+        connection.commit()
+    assert in_file(Wanted(["u1"]), path.name, path.read_bytes())
+    assert not in_file(Wanted(["u10"]), path.name, path.read_bytes())
