@@ -35,7 +35,7 @@ def told(run: Run, who: str = WHO) -> set[date]:
     remember(run.settings, run.lake, wanted.identifiers, datetime.now(UTC))
     writers = create_tables(run.storage, run.lake)
     progress = roll_back(run.lake, writers, check=False)
-    topics = [TopicErasure(run.lake, flow, wanted) for flow in FLOWS]
+    topics = TopicErasure.of_all(run.lake, wanted)
     return rewrite_tables(run.lake, writers, progress, topics, wanted, datetime.now(UTC)).days
 
 
@@ -127,7 +127,7 @@ def test_it_may_be_done_again_and_after_it_was_cut_short(run: Run, records: list
     remember(run.settings, run.lake, wanted.identifiers, datetime.now(UTC))
     writers = create_tables(run.storage, run.lake)
     roll_back(run.lake, writers, check=False)
-    TopicErasure(run.lake, FLOWS[0], wanted).erase(writers, datetime.now(UTC), Done())  # no ledger row: it died here
+    TopicErasure.of_all(run.lake, wanted)[0].erase(writers, datetime.now(UTC), Done())  # no ledger row: it died here
     run.start(erased=erased(run.settings, run.lake))  # goes back to the last cut
     assert on_disk(run) != []
     told(run)

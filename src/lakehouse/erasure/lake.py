@@ -125,9 +125,16 @@ def _places(rows: pa.Table) -> set[Place]:
 class TopicErasure:
     """Everything that a topic feeds."""
 
-    def __init__(self, lake: Lake, flow: Flow, wanted: Wanted):
+    def __init__(self, lake: Lake, flow: Flow, wanted: Wanted, held: Files):
         self.lake, self.flow = lake, flow
-        self.files = {t.name: Files(lake, t, wanted) for t in (flow.bronze, flow.silver, quarantine.TABLE)}
+        self.files = {t.name: Files(lake, t, wanted) for t in (flow.bronze, flow.silver)}
+        self.files[held.table.name] = held
+
+    @classmethod
+    def of_all(cls, lake: Lake, wanted: Wanted) -> list[TopicErasure]:
+        """One for each topic; the quarantine that they share is searched once."""
+        held = Files(lake, quarantine.TABLE, wanted)
+        return [cls(lake, flow, wanted, held) for flow in FLOWS]
 
     def search(self) -> None:
         """Search every file that is there now: what comes later is little."""

@@ -69,7 +69,7 @@ def erase(settings: Settings, users: Iterable[str], step: Step = lambda _: None)
     create_tables(storage, lake)
     remember(settings, lake, wanted.identifiers, began)
     step("searching the tables")
-    topics = [TopicErasure(lake, flow, wanted) for flow in FLOWS]
+    topics = TopicErasure.of_all(lake, wanted)
     for topic in topics:
         topic.search()
     step("waiting for the stream's last cut")

@@ -26,9 +26,10 @@ from lakehouse.runtime.checkpoints import Generation
 from lakehouse.runtime.fold import Buckets
 from lakehouse.runtime.fused import Progress, arrow, changed_rows, row_key
 from lakehouse.runtime.ledger import CHANGES, LEDGER
-from lakehouse.runtime.recovery import create_tables, roll_back
+from lakehouse.runtime.recovery import beyond, create_tables, roll_back
 from lakehouse.runtime.refill import (
     Span,
+    live_files,
     recompute,
     refill,
     replace,
@@ -191,7 +192,7 @@ class _Part(_Again):
             f"and timestamp < timestamp'{min(high + horizon, _END).isoformat()}'"
         )
         super().__init__(spark, lake, flow, cut.versions, near)
-        self.name, self.span, self.ends = name, span, cut.ends
+        self.name, self.span, self.cut = name, span, cut
         self.aggregate = next((a for a in flow.gold if a.name == name), None)
         self.vanished: dict[str, list[dict[str, Any]]] = {}
         self.windows: list[Span] = []
@@ -261,16 +262,13 @@ class _Part(_Again):
         """Which rows' records came after the cut."""
         partitions, offsets = rows.column("partition").to_numpy(), rows.column("offset").to_numpy()
         after = np.ones(rows.num_rows, dtype=bool)
-        for partition, end in self.ends.items():
+        for partition, end in self.cut.ends.items():
             after &= (partitions != partition) | (offsets >= end)
         return after
 
     def _since(self, name: str, columns: list[str]) -> pa.Table:
         """Rows of a table whose records came after the cut."""
-        condition: Any = ~pc.field("partition").isin(pa.array(list(self.ends), pa.int32()))
-        for partition, end in self.ends.items():
-            condition = condition | ((pc.field("partition") == partition) & (pc.field("offset") >= end))
-        return self.lake.dataset(name).to_table(columns=columns, filter=condition)
+        return self.lake.dataset(name).to_table(columns=columns, filter=beyond(self.flow.topic, self.cut))
 
     def _unclaimed(self, rows: pa.Table) -> pa.Table:
         """Without the records that only now would win an identity, which one that came since the cut has won."""
@@ -325,7 +323,7 @@ class _Rebuild(_Again):
     def _swap(self, name: str, rows: pa.Table) -> None:
         writer = self.writers[name]
         rows = rows.sort_by([(column, "ascending") for column in writer.table.order])
-        writer.commit([writer.stage(rows)] if rows.num_rows else [], self._files(name), operation="REBUILD")
+        writer.commit([writer.stage(rows)] if rows.num_rows else [], live_files(self.lake, writer), operation="REBUILD")
 
     def _swap_gold(self, name: str, rows: pa.Table) -> None:
         writer = self.writers[name]
@@ -335,11 +333,7 @@ class _Rebuild(_Again):
             aggregate = next(a for a in self.flow.gold if a.name == name)
             numbers = Buckets(aggregate, self.lake, writer).numbers(rows)
             parts = [rows.filter(pc.equal(numbers, number)) for number in pc.unique(numbers).to_pylist()]
-        writer.commit([writer.stage(part) for part in parts], self._files(name), operation="REBUILD")
-
-    def _files(self, name: str) -> list[tuple[str, int]]:
-        actions = pa.table(self.lake.table(name).get_add_actions()).to_pylist()
-        return [(action["path"], action["size_bytes"]) for action in actions]
+        writer.commit([writer.stage(part) for part in parts], live_files(self.lake, writer), operation="REBUILD")
 
 
 def record(

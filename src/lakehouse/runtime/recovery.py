@@ -75,7 +75,7 @@ def roll_back(lake: Lake, writers: dict[str, DeltaWriter], check: bool = True) -
             cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {}
         )
     for topic in progress:
-        _delete(lake, writers[quarantine.TABLE.name], _beyond(topic, cuts.get(topic)))
+        _delete(lake, writers[quarantine.TABLE.name], beyond(topic, cuts.get(topic)))
         _delete(lake, writers[CHANGES.name], (pc.field("topic") == topic) & (pc.field("seq") > progress[topic].seq))
     if check:
         _check_quarantine(lake)
@@ -123,7 +123,7 @@ def _files(lake: Lake, name: str, version: int) -> dict[str, DataFile]:
     return files
 
 
-def _beyond(topic: str, cut: Cut | None) -> Any:
+def beyond(topic: str, cut: Cut | None) -> Any:
     """The rows of a topic's records that its last cut does not hold."""
     ends = cut.ends if cut else {}
     outside = ~pc.field("partition").isin(pa.array(list(ends), pa.int32()))

@@ -124,7 +124,7 @@ def rewrite(lake: Lake, writer: DeltaWriter, places: Mask, change: Change, more:
     the rows to keep; ``more``: rows that come with them.
     """
     data = lake.dataset(writer.table.name, writer.version)
-    sizes = dict(_sizes(lake, writer))
+    sizes = dict(live_files(lake, writer))
     adds: list[DataFile] = []
     removes: list[tuple[str, int]] = []
     gone = [data.schema.empty_table()]
@@ -145,7 +145,8 @@ def rewrite(lake: Lake, writer: DeltaWriter, places: Mask, change: Change, more:
     return pa.concat_tables(gone)
 
 
-def _sizes(lake: Lake, writer: DeltaWriter) -> Iterator[tuple[str, int]]:
+def live_files(lake: Lake, writer: DeltaWriter) -> Iterator[tuple[str, int]]:
+    """The files of the version that a writer is at, and their sizes in bytes."""
     for action in pa.table(lake.table(writer.table.name, writer.version).get_add_actions()).to_pylist():
         yield action["path"], action["size_bytes"]
 
@@ -165,8 +166,7 @@ def snapshot(lake: Lake, writer: DeltaWriter) -> pa.Table:
         connection.register("recent", silver.to_table(columns=list(trending_posts.SOURCE_COLUMNS), filter=recent))
         text = trending_posts.sql("recent", f"timestamptz '{as_of.isoformat()}'", "duckdb")
         rows = connection.sql(text).to_arrow_table().select(schema.names).cast(schema)
-    files = pa.table(lake.table(writer.table.name, writer.version).get_add_actions()).to_pylist()
-    removes = [(action["path"], action["size_bytes"]) for action in files]
+    removes = [*live_files(lake, writer)]
     if rows.num_rows or removes:
         writer.commit([writer.stage(rows)] if rows.num_rows else [], removes, operation="REFILL")
     return rows
