@@ -154,6 +154,7 @@ class Spool:
         taken: list[tuple[Path, int]] = []
         entries: list[Entry] = []
         try:
+            self._tidy()
             for path in sorted(self.folder.glob("*.ndjson")):
                 if len(entries) >= AT_ONCE:
                     break
@@ -169,6 +170,13 @@ class Spool:
             weight = self._weigh()
             with self._lock:
                 self.waiting = weight
+
+    def _tidy(self) -> None:
+        """Delete what processes left that died while they began a file: nothing was written to it."""
+        for path in self.folder.glob("*.ndjson.new"):
+            if (file := self._claim(path)) is not None:
+                path.unlink()
+                os.close(file)
 
     def _claim(self, path: Path) -> int | None:
         try:
@@ -203,17 +211,20 @@ class Spool:
 
     def _open(self) -> tuple[int, str]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{os.getpid()}-{uuid4().hex[:8]}.ndjson"
-        # Locked under another name before it has its own: nobody takes it in between.
-        path = self.folder / f"{name}.new"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            os.rename(path, self.folder / name)
-        except OSError:
-            os.close(file)
-            raise
-        return file, name
+        while True:
+            name = f"{time.time_ns():020d}-{os.getpid()}-{uuid4().hex[:8]}.ndjson"
+            # Locked under another name before it has its own: nobody takes what is written to it.
+            path = self.folder / f"{name}.new"
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                os.rename(path, self.folder / name)
+                return file, name
+            except FileNotFoundError:  # it was tidied away before it was locked
+                os.close(file)
+            except OSError:
+                os.close(file)
+                raise
 
     def _weigh(self) -> int:
         total = 0

@@ -23,6 +23,8 @@ from lakehouse.settings import Settings
 from serving.problems import Problem
 
 ANSWERS_S = 3.0
+FOUND_S = 1.5
+"""How long a MongoDB is looked for: the driver tries a server that refuses again until then."""
 _log = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
@@ -41,7 +43,7 @@ class Reads:
         milliseconds = round(ANSWERS_S * 1000)
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(
             settings.mongo.uri.get_secret_value(), tz_aware=True, connect=False,
-            serverSelectionTimeoutMS=milliseconds, socketTimeoutMS=milliseconds, connectTimeoutMS=1000,
+            serverSelectionTimeoutMS=round(FOUND_S * 1000), socketTimeoutMS=milliseconds, connectTimeoutMS=1000,
         )  # fmt: skip
         self._mongo = self._client[settings.mongo.database]
         self._elastic = AsyncElasticsearch(

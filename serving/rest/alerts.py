@@ -14,7 +14,7 @@ from lakehouse.settings import Settings
 from serving import auth
 from serving.auth import Caller
 from serving.problems import Problem, documented
-from serving.reads import ANSWERS_S
+from serving.reads import ANSWERS_S, FOUND_S
 from serving.rest.answers import Alert, Collection, said
 from serving.rest.common import collection
 from serving.service import Service
@@ -27,7 +27,7 @@ class Standing:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service, self._rules = service, alerts.read()
-        self._database = database(settings, timedelta(seconds=ANSWERS_S))
+        self._database = database(settings, timedelta(seconds=ANSWERS_S), timedelta(seconds=FOUND_S))
         self._lock = asyncio.Lock()
         self._made = float("-inf")
         self._kept: list[dict[str, Any]] | Problem = []

@@ -19,11 +19,20 @@ class StandingsError(Exception):
     """MongoDB does not answer, or holds what this version does not read; one line that names the mend."""
 
 
-def database(settings: Settings, answers: timedelta = timedelta(seconds=20)) -> Any:
-    """The platform's database; its client connects when it is asked first, and waits so long for an answer."""
+def database(
+    settings: Settings, answers: timedelta = timedelta(seconds=20), found: timedelta = timedelta(seconds=3)
+) -> Any:
+    """The platform's database; its client connects when it is asked first.
+
+    Args:
+        settings: where it is.
+        answers: how long an answer is waited for.
+        found: how long a server is looked for; the driver waits that long for one that refuses, too.
+    """
     client: MongoClient[dict[str, Any]] = MongoClient(
         settings.mongo.uri.get_secret_value(), tz_aware=True,
-        serverSelectionTimeoutMS=3000, socketTimeoutMS=round(answers.total_seconds() * 1000),
+        serverSelectionTimeoutMS=round(found.total_seconds() * 1000),
+        socketTimeoutMS=round(answers.total_seconds() * 1000),
     )  # fmt: skip
     return client[settings.mongo.database]
 

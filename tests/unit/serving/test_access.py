@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -172,6 +173,33 @@ def test_two_processes_share_a_folder_and_neither_takes_what_the_other_writes(tm
     with one.spool.take():
         pass
     assert len([*tmp_path.glob("*.ndjson")]) == 1  # it is being written
+
+
+def test_what_was_left_by_a_death_while_a_file_was_begun_is_tidied_away(tmp_path: Path) -> None:
+    table = Table()
+    log = log_of(tmp_path, table)
+    (tmp_path / "1-1-a.ndjson.new").touch()
+    log.record(entry(1))
+    assert log.ship() == 1 and [*tmp_path.iterdir()] == []
+
+
+def test_a_file_that_was_tidied_away_before_it_was_locked_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table()
+    locks: list[int] = []
+    log, lock = log_of(tmp_path, table), fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if not locks:
+            locks.append(file)
+            with log_of(tmp_path, Table()).spool.take():
+                pass
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    log.record(entry(1))
+    assert locks and log.ship() == 1 and [row["rows"] for row in table.rows.values()] == [1]
 
 
 def test_many_threads_keep_every_entry(tmp_path: Path) -> None:
