@@ -107,6 +107,11 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "valid": ("Records that are right.", 48),
     "quarantined": ("Records that are wrong.", 1),
     "erased": ("Records that came late from somebody who was erased.", 0),
+    "kept_from": ("Records before this offset were deleted, as their retention was over; null: none.", 900),
+    "sealed_before": (
+        "Gold's windows before it stay as they are, as some of their records were deleted; null: none.",
+        "2026-01-02T00:00:00Z",
+    ),
     "duplicates": ("Records that were there before.", 1),
     "warnings": ("Records that were flagged, by rule.", {}),
     "drift": ("Fields that the contract does not know, by name.", {}),

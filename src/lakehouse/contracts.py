@@ -29,6 +29,8 @@ _SPARK: dict[Kind, T.DataType] = {
     "integer": T.LongType(),
     "map": T.MapType(T.StringType(), T.StringType()),
 }
+SETTLED = timedelta(days=2)
+"""What is deleted after its retention must have outlived its duplicates by this: an event may be a day ahead."""
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
@@ -209,6 +211,10 @@ def read(path: Path) -> Contract:
         raise ContractError(f"{where}: needs physicalName, kafkaKey and either identity or identityHash")
     if not any(f.kind == "timestamp" and f.required for f in fields):
         raise ContractError(f"{where}: needs a required timestamp, the event time")
+    if duration("retention") < duration("duplicateHorizon") + SETTLED:
+        raise ContractError(
+            f"{path}: retention has to exceed duplicateHorizon by {SETTLED.days} days: only what is settled may go"
+        )
     return Contract(
         topic=custom["topic"],
         table=schema.physicalName,

@@ -117,10 +117,11 @@ def show_maintenance(found: dict[str, Any]) -> None:
     for hold in found.get("held", []):
         console.print(f"kept for {escape(hold['who'])}: {hold['table']} from version {hold['version']} on")
     for topic, past in (found.get("retention") or {}).items():
-        if past["records_past"]:
+        if past["records"]:
+            what = "were deleted" if past["deleted"] else "would be deleted if stream.expire were on"
             console.print(
-                f"{topic}: {past['records_past']:,} records ({size(past['bytes_past'])}) are older than the contract's "
-                f"{past['retention_days']} days; they are kept"
+                f"{topic}: {past['records']:,} records are older than the contract's {past['retention_days']} days and "
+                f"{what}"
             )
     for collection, count in (found.get("mongodb") or {}).items():
         console.print(f"mongodb {escape(collection)}: {count:,} documents past their time")

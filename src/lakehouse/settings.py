@@ -183,6 +183,8 @@ class Stream(_Part):
     follower_kept: timedelta = timedelta(days=7)
     """For how long files and log entries stay that a query has not read yet which stands still: a store's, or the
     detector's. After that, ``lakehouse rebuild --store`` fills what it has missed."""
+    expire: bool = False
+    """Whether ``lakehouse maintain`` deletes the records that are older than their contract's ``retention``."""
 
     def flow(self, topic: str) -> FlowRun:
         """How a topic's own query runs, with nothing left unsaid."""

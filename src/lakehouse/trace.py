@@ -36,7 +36,8 @@ def trace(settings: Settings, wanted: str) -> dict[str, Any]:
 
     Returns:
         ``{"id", "records": [...]}``; a record has ``id`` (its coordinates), ``outcome`` (valid, quarantined, duplicate,
-        waiting, absent), ``bronze``, ``silver``, ``quarantine``, ``duplicate_of``, ``ledger``, ``gold`` and ``stores``.
+        erased, expired: deleted after its retention, waiting, absent), ``bronze``, ``silver``, ``quarantine``,
+        ``duplicate_of``, ``ledger``, ``gold`` and ``stores``.
 
     Raises:
         TraceError: nothing is known by that id.
@@ -131,9 +132,13 @@ def _record(settings: Settings, record: Id) -> dict[str, Any]:
         found["outcome"] = "valid"
     elif quarantined:
         found["outcome"] = "quarantined"
+    elif bronze and bronze[0]["erased_at"]:
+        found["outcome"] = "erased"
     elif bronze:
         found["outcome"] = "duplicate"
         found["duplicate_of"] = _accepted(settings, flow, bronze[0])
+    elif offset < Lake(settings).cuts()[topic].starts.get(partition, 0):
+        found["outcome"] = "expired"
     else:
         found["outcome"] = "absent"  # a transaction's marker, or expired before it was read
     if silver:

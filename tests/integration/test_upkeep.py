@@ -22,6 +22,7 @@ from lakehouse.doctor import servers as asked
 from lakehouse.inspect import status, wait
 from lakehouse.settings import PROJECT, Component, Settings
 from lakehouse.sinks import mongo_ttl
+from lakehouse.sinks.elasticsearch import MAPPINGS, ElasticsearchSink
 from lakehouse.sources.lake import Lake
 from lakehouse.sources.topics import create_topics
 from lakehouse.upkeep import reset
@@ -31,17 +32,18 @@ from tests.integration.lake import StreamProcess, environment, mixed, problems, 
 
 pytestmark = pytest.mark.integration
 
-TOMORROW = (
-    "import json; from datetime import UTC, datetime, timedelta; from lakehouse.settings import load; "
+LATER = (
+    "import json, sys; from datetime import UTC, datetime, timedelta; from lakehouse.settings import load; "
     "from lakehouse.upkeep.maintain import maintain; "
-    "print(json.dumps(maintain(load(), now=datetime.now(UTC) + timedelta(days=1, hours=1))))"
+    "print(json.dumps(maintain(load(), now=datetime.now(UTC) + timedelta(days=int(sys.argv[1]), hours=1))))"
 )
 
 
-def run(settings: Settings, *command: str, code: int = 0) -> str:
+def run(settings: Settings, *command: str, code: int = 0, **extra: str) -> str:
     done = subprocess.run(
-        [sys.executable, *command], cwd=PROJECT, env=environment(settings), capture_output=True, text=True, timeout=600
-    )
+        [sys.executable, *command], cwd=PROJECT, env=environment(settings, **extra), capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
     assert done.returncode == code, (command, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout
 
@@ -64,6 +66,22 @@ def test_documents_past_their_time_go_and_no_others(stack: Settings) -> None:
     assert mongo_ttl.sweep(stack, now)["ttl_trial"] == 2501
     assert {one["_id"] for one in collection.find()} == {"young", "text", "none"}
     collection.drop()
+
+
+def test_documents_of_expired_records_go_and_no_others(stack: Settings) -> None:
+    sink = ElasticsearchSink(stack)
+    sink.prepare()
+    index = "logs-service-expiry-trial"
+    properties = {"lakehouse": MAPPINGS["logs-service"]["lakehouse"]}
+    sink.client.indices.create(index=index, mappings={"dynamic": False, "properties": properties})
+    for partition, offset in ((0, 9), (0, 10), (1, 19), (1, 20), (2, 0)):
+        place = {"topic": "service-logs", "partition": partition, "offset": offset}
+        sink.client.index(index=index, id=f"{partition}/{offset}", document={"lakehouse": place})
+    sink.client.indices.refresh(index=index)
+    assert sink.expire(index, {0: 10, 1: 20}) == 2 and sink.expire(index, {0: 10, 1: 20}) == 0
+    left = sink.client.search(index=index, size=9)["hits"]["hits"]
+    assert {one["_id"] for one in left} == {"0/10", "1/20", "2/0"}
+    sink.client.indices.delete(index=index)
 
 
 def test_real_time_state_begins_again(stack: Settings) -> None:
@@ -89,7 +107,7 @@ def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack
         send(stack, *mixed(uuid4().hex[:6]))
         settled(stack)
         before = Lake(stack).dataset("silver.user_events").count_rows()
-        found = json.loads(run(stack, "-c", TOMORROW))
+        found = json.loads(run(stack, "-c", LATER, "1"))
         assert found["problems"] == [] and found["tables"]["silver.user_events"]["compacted"], found
         assert Lake(stack).dataset("silver.user_events").count_rows() == before
         assert json.loads(cli(stack, "maintain", "--json"))["problems"] == []
@@ -105,6 +123,14 @@ def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack
     assert kept["tables"] and Lake(other).cuts() == Lake(stack).cuts()
     result = audit(other, stores=False)
     assert result["balanced"], problems(result)
+    # Months later, in that lake alone.
+    alone = {"HDFS__ROOT": "/other", "STREAM__EXPIRE": "true", "STREAM__STORES": "[]", "OFF": '["mongodb"]'}
+    found = json.loads(run(stack, "-c", LATER, "95", **{f"LAKEHOUSE_{name}": value for name, value in alone.items()}))
+    assert found["problems"] == [] and found["retention"]["service-logs"]["deleted"], found
+    left = audit(other, stores=False, kafka=False)
+    assert left["balanced"], problems(left)
+    assert left["topics"]["service-logs"]["past_retention"] == result["topics"]["service-logs"]["bronze"] > 0
+    assert left["topics"]["user-events"]["bronze"] == result["topics"]["user-events"]["bronze"]
 
 
 @pytest.mark.long

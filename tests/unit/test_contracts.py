@@ -112,6 +112,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing sla": (lambda d: d.update(slaProperties=d["slaProperties"][1:]), "slaProperties needs retention"),
     "sla without unit": (sla("freshness", unit=None), "slaProperties needs freshness with a number and a unit"),
     "sla in months": (sla("duplicateHorizon", unit="mo"), "slaProperties needs duplicateHorizon"),
+    "sla shorter than duplicates": (
+        lambda d: d["slaProperties"][0].update(value=8),
+        "retention has to exceed duplicateHorizon by 2 days",
+    ),
     "sla as text": (sla("freshness", value="soon"), "slaProperties needs freshness"),
     "unknown identity field": (about("identity", "id"), "identity 'id' is not a field of the contract"),
     "unknown key field": (about("kafkaKey", "user"), "kafkaKey 'user' is not a field of the contract"),

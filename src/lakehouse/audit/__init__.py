@@ -22,7 +22,16 @@ from lakehouse.sources.lake import Cut, Lake, LakeError
 
 __all__ = ["audit", "render"]
 
-_NOTHING = {"records": 0, "bronze": 0, "valid": 0, "quarantined": 0, "duplicates": 0, "expired": 0, "erased": 0}
+_NOTHING = {
+    "records": 0,
+    "bronze": 0,
+    "valid": 0,
+    "quarantined": 0,
+    "duplicates": 0,
+    "expired": 0,
+    "erased": 0,
+    "past_retention": 0,
+}
 
 
 def _rfc3339(at: datetime) -> str:

@@ -141,7 +141,8 @@ def compare(run: Run, topic: Topic) -> int:
         topic.bronze,
         topic.name,
         """select partition, "offset", 'in Kafka, not in bronze' as detail
-        from kafka anti join state using (partition, "offset")""",
+        from kafka join starts using (partition) anti join state using (partition, "offset")
+        where "offset" >= start_offset""",
     )
     run.offsets(
         "kafka.extra",

@@ -63,4 +63,10 @@ def records(run: Run, topic: Topic) -> dict[str, int]:
         "duplicates": duplicates,
         "expired": 0,
         "erased": erased,
+        "past_retention": int(
+            run.one(
+                "select coalesce(sum(records), 0) from ledger join starts using (partition) "
+                "where ledger.end_offset <= starts.start_offset"
+            )
+        ),
     }

@@ -48,8 +48,9 @@ with found as (
         count(*) filter (erased and not quarantined) as erased
     from state where seq is not null group by partition, seq
 )
+-- Of batches before ``starts`` the records were deleted after their retention: only the sum is held against them.
 -- A record that was erased after its batch stays counted as what it was: valid or a duplicate. In quarantine it stays.
-select partition, start_offset as first, end_offset - 1 as last, 'seq ' || l.seq || ': ' || concat_ws(', ',
+select partition, l.start_offset as first, l.end_offset - 1 as last, 'seq ' || l.seq || ': ' || concat_ws(', ',
     case when l.records <> l.valid + l.quarantined + l.duplicates + coalesce(l.erased, 0) then 'records ' || l.records || ' is not '
         || l.valid || ' + ' || l.quarantined || ' + ' || l.duplicates || ' + ' || coalesce(l.erased, 0) end,
     case when l.records <> coalesce(f.records, 0) then 'records ' || l.records || ', in bronze ' || coalesce(f.records, 0) end,
@@ -60,10 +61,27 @@ select partition, start_offset as first, end_offset - 1 as last, 'seq ' || l.seq
         then 'quarantined ' || l.quarantined || ', in quarantine ' || coalesce(f.quarantined, 0) end,
     case when l.duplicates <> coalesce(f.duplicates, 0)
         then 'duplicates ' || l.duplicates || ', in neither ' || coalesce(f.duplicates, 0) end) as detail
-from ledger as l left join found as f using (partition, seq)
-where l.records <> l.valid + l.quarantined + l.duplicates + coalesce(l.erased, 0) or l.records <> coalesce(f.records, 0)
+from ledger as l left join found as f using (partition, seq) join starts as gone using (partition)
+where l.records <> l.valid + l.quarantined + l.duplicates + coalesce(l.erased, 0) or (l.end_offset > gone.start_offset and (l.records <> coalesce(f.records, 0)
     or l.valid < coalesce(f.valid, 0) or l.quarantined <> coalesce(f.quarantined, 0) or l.duplicates < coalesce(f.duplicates, 0)
-    or l.valid - coalesce(f.valid, 0) + l.duplicates - coalesce(f.duplicates, 0) <> coalesce(f.erased, 0) - coalesce(l.erased, 0);
+    or l.valid - coalesce(f.valid, 0) + l.duplicates - coalesce(f.duplicates, 0) <> coalesce(f.erased, 0) - coalesce(l.erased, 0)));
+
+--? ranges retention.batches ops.ledger
+-- What was deleted are whole batches, all of them older by a day than the time up to which gold is sealed.
+select partition, l.start_offset as first, l.end_offset - 1 as last, 'seq ' || seq || ' was ' || case
+    when l.end_offset > gone.start_offset then 'deleted in part'
+    else 'deleted though its newest record was appended at ' || rfc3339(last_at) end as detail
+from ledger as l join starts as gone using (partition)
+where (l.start_offset < gone.start_offset and l.end_offset > gone.start_offset)
+    or (l.records > 0 and l.end_offset <= gone.start_offset and coalesce(epoch_us(last_at) >= getvariable('sealed_us') - 86400000000, true))
+union all
+select partition, null, null, 'seq ' || seq || ' says ' || coalesce(cast(kept_from as varchar), 'nothing')
+    || ' of what was deleted, the one before ' || before
+from (select *, lag(kept_from) over (partition by partition order by seq) as before from ledger)
+where coalesce(kept_from, 0) < before;
+
+--? offsets retention.past ops.ledger
+select partition, "offset", 'in ' || name || ', though it was deleted after its retention' as detail from past;
 
 --? offsets erased.bytes bronze
 select partition, "offset", 'erased, but its ' || concat_ws(', ', case when key is not null then 'key' end,
@@ -121,6 +139,9 @@ claimed as (
     select distinct m.partition, m."offset"
     from missing as m join state as a on a.identity = m.identity and a.accepted
     where abs(a.arrival - m.arrival) <= getvariable('horizon_us') and coalesce(a.seq <= m.seq, true)
+    union  -- of a record that was deleted after its retention, as only the ledger can tell
+    select partition, "offset" from missing
+    where arrival - getvariable('horizon_us') < getvariable('sealed_us') - 86400000000
 )
 select partition, "offset", 'valid, not in silver, and no earlier accepted record of its identity within the horizon' as detail
 from missing anti join claimed using (partition, "offset");

@@ -108,18 +108,32 @@ class Run:
     def open(self, topic: Topic) -> None:
         """Make ``ends``, ``ledger``, ``bronze``, ``silver`` and ``quarantine`` those of a topic before its cut.
 
+        What lies before ``starts`` was deleted after its retention: ``past`` is what is there of it.
+
         Raises:
             LakeError: a table is not readable at the cut's version.
         """
         cut = self.cuts[topic.name]
         self.numbers("ends", "end_offset", cut.ends)
+        self.numbers("starts", "start_offset", {partition: cut.starts.get(partition, 0) for partition in cut.ends})
         self.rows(f"set variable topic = '{topic.name}'")
-        before = 'exists (select 1 from ends where ends.partition = {0}.partition and "offset" < end_offset)'
-        of_topic = f"topic = '{topic.name}'"
-        for name, table in (("bronze", topic.bronze), ("silver", topic.silver)):
-            self.view(name, table, self.version(table, topic.name), before.format(f"{name}_data"))
-        version = self.version("silver.quarantine", topic.name)
-        self.view("quarantine", "silver.quarantine", version, f"{of_topic} and {before.format('quarantine_data')}")
+        sealed = "null" if cut.sealed is None else f"epoch_us(timestamptz '{cut.sealed.isoformat()}')"
+        self.rows(f"set variable sealed_us = {sealed}")
+        tables = {"bronze": topic.bronze, "silver": topic.silver, "quarantine": "silver.quarantine"}
+        past = []
+        for name, table in tables.items():
+            of_topic = f"topic = '{topic.name}'" if table in SHARED else "true"
+            place = f'{{0}}.partition = {name}_data.partition and "offset"'
+            inside = (
+                f"exists (select 1 from ends where {place.format('ends')} < end_offset) "
+                f"and not exists (select 1 from starts where {place.format('starts')} < start_offset)"
+            )
+            self.view(name, table, self.version(table, topic.name), f"{of_topic} and {inside}")
+            past.append(
+                f"select partition, \"offset\", '{table}' as name from {name}_data where {of_topic} and "
+                f"exists (select 1 from starts where {place.format('starts')} < start_offset)"
+            )
+        self.rows(f"create or replace temp view past as {' union all '.join(past)}")
         self.view("ledger", "ops.ledger", None, f"{of_topic} and seq <= {cut.seq}")
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

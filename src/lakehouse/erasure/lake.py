@@ -21,8 +21,9 @@ from lakehouse.erasure.table import ERASED
 from lakehouse.flows import FLOWS, TABLES, Flow
 from lakehouse.ops import promotions
 from lakehouse.quality.checks import checker
+from lakehouse.runtime.fused import Progress
 from lakehouse.runtime.ledger import CHANGES, LEDGER
-from lakehouse.runtime.refill import refill, rewrite, windows_of
+from lakehouse.runtime.refill import refill, rewrite, unsealed, windows_of
 from lakehouse.silver import quarantine
 from lakehouse.silver.checked import GONE, nulled
 from lakehouse.sinks.delta import DeltaWriter
@@ -126,7 +127,7 @@ class TopicErasure:
     """Everything that a topic feeds."""
 
     def __init__(self, lake: Lake, flow: Flow, wanted: Wanted, held: Files):
-        self.lake, self.flow = lake, flow
+        self.lake, self.flow, self.wanted = lake, flow, wanted
         self.files = {t.name: Files(lake, t, wanted) for t in (flow.bronze, flow.silver)}
         self.files[held.table.name] = held
 
@@ -141,8 +142,10 @@ class TopicErasure:
         for files in self.files.values():
             files.search()
 
-    def erase(self, writers: dict[str, DeltaWriter], at: datetime, done: Done) -> None:
+    def erase(self, writers: dict[str, DeltaWriter], progress: Progress, at: datetime, done: Done) -> None:
         """Take the records that name somebody out of all tables of the topic; ``at`` becomes their ``erased_at``."""
+        if progress.sealed:
+            self._sealed(writers, done)
         flow, lake = self.flow, self.lake
         bronze = self.files[flow.bronze.name]
         hits = bronze.rows(bronze.search(), ["partition", "offset"])
@@ -165,10 +168,25 @@ class TopicErasure:
         done.rows[quarantine.TABLE.name] += quarantined.num_rows
         done.days |= set(lost.column(flow.gold[0].source_time).cast(pa.date32()).unique().to_pylist())
         for aggregate in flow.gold:
-            if windows := windows_of(aggregate, lost):
+            if windows := unsealed(windows_of(aggregate, lost), progress.sealed):
                 changed, vanished = refill(lake, writers[aggregate.name], aggregate, windows)
-                done.touched[aggregate.name], done.vanished[aggregate.name] = changed, vanished
+                done.touched[aggregate.name] = changed
+                done.vanished[aggregate.name] = [*done.vanished.get(aggregate.name, []), *vanished]
                 done.rows[aggregate.name] += changed.num_rows + len(vanished)
+
+    def _sealed(self, writers: dict[str, DeltaWriter], done: Done) -> None:
+        """Take gold's rows about somebody out, those too that nobody could make again as their records have expired."""
+        for aggregate in self.flow.gold:
+            masks = Files(self.lake, aggregate.table, self.wanted).search()
+            if masks:
+                gone = rewrite(
+                    self.lake,
+                    writers[aggregate.name],
+                    _of_masks(masks),
+                    lambda rows, mask: rows.filter(pa.array(~mask)),
+                )
+                done.vanished[aggregate.name] = gone.to_pylist()
+                done.rows[aggregate.name] += gone.num_rows
 
     def _repetitions(self, lost: pa.Table, places: set[Place]) -> set[Place]:
         """Where records lie that only repeat one of the erased: without it nobody could tell why they do not count."""

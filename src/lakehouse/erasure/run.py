@@ -137,7 +137,7 @@ def rewrite_tables(
     """Take everybody wanted out of every table, make that the next cut, and end the versions before it."""
     done = Done()
     for topic in topics:
-        topic.erase(writers, at, done)
+        topic.erase(writers, progress[topic.flow.topic], at, done)
     changes = writers[CHANGES.name]
     done.rows[CHANGES.name] += drop_rows(lake, changes, wanted)
     end_history(lake, changes, alone=True)  # before the rows that the stores are to follow from here

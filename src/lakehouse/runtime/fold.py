@@ -121,8 +121,18 @@ def _quoted(aggregate: Aggregate) -> list[str]:
 class GoldFold:
     """One gold table's incremental twin of its declaration."""
 
-    def __init__(self, aggregate: Aggregate, lake: Lake, writer: DeltaWriter, index: SeenIndex, horizon: timedelta):
+    def __init__(
+        self,
+        aggregate: Aggregate,
+        lake: Lake,
+        writer: DeltaWriter,
+        index: SeenIndex,
+        horizon: timedelta,
+        sealed: datetime | None = None,
+    ):
         self.aggregate, self.lake, self.writer, self.index, self.horizon = aggregate, lake, writer, index, horizon
+        self.sealed = sealed
+        """Windows before it stay as they are: silver has lost rows of theirs, so nobody could make them again."""
         self.buckets = Buckets(aggregate, lake, writer)
         self.connection: Any = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
@@ -151,7 +161,10 @@ class GoldFold:
         a, c = self.aggregate, self.connection
         c.register("rows", rows.select(a.inputs))
         keys = ", ".join(f"{expression} as {name}" for name, (_, expression) in a.keys.items())
-        c.execute(f"create or replace temp table keyed as select {keys}, * from rows where {a.where}")
+        open_ = f"where {a.window} >= timestamptz '{self.sealed.isoformat()}'" if self.sealed else ""
+        c.execute(
+            f"create or replace temp table keyed as select * from (select {keys}, * from rows where {a.where}) {open_}"
+        )
         oldest = arrival - self.horizon
         cold = f"{a.window} < timestamptz '{oldest.isoformat()}'" if a.folds else "true"
         windows = c.sql(f"select {a.window}, {cold} as cold from keyed group by all").to_arrow_table()

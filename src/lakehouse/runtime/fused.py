@@ -72,6 +72,13 @@ class Progress:
     seq: int
     ends: dict[int, int]
     versions: dict[str, int] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
+    sealed: datetime | None = None
+    """What was deleted after its retention, as ``lakehouse.sources.lake.Cut`` has it; each ledger row says it again."""
+
+    def kept(self, partition: int) -> dict[str, Any]:
+        """The ledger's columns about that."""
+        return {"kept_from": self.starts.get(partition), "sealed_before": self.sealed}
 
 
 class Ingest(Batches):
@@ -205,7 +212,9 @@ class FusedPass:
         self.flow, self.contract, self.lake, self.writers = flow, contract, lake, writers
         self.index, self.progress, self.horizon = index, progress, horizon
         silver_version = writers[flow.silver.name].version
-        self.folds = [GoldFold(a, lake, writers[a.name], index, contract.duplicate_horizon) for a in flow.gold]
+        self.folds = [
+            GoldFold(a, lake, writers[a.name], index, contract.duplicate_horizon, progress.sealed) for a in flow.gold
+        ]
         for fold in self.folds:
             fold.warm(silver_version)
         self.trending = (
@@ -411,6 +420,7 @@ class FusedPass:
                     "batch_ms": int((time.monotonic() - started) * 1000),
                     "committed_at": datetime.now(UTC),
                     "erased": int((here & split.erased).sum()),
+                    **self.progress.kept(partition),
                 }
             )
         return pa.Table.from_pylist(out, schema=LEDGER.arrow)

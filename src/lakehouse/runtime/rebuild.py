@@ -35,6 +35,7 @@ from lakehouse.runtime.refill import (
     replace,
     rewrite,
     snapshot,
+    unsealed,
     windows_between,
     windows_of,
     within,
@@ -134,8 +135,10 @@ class _Again:
         flow: Flow,
         versions: Mapping[str, int] | None = None,
         where: str = "true",
+        sealed: datetime | None = None,
     ):
         self.spark, self.lake, self.flow, self.versions, self.where = spark, lake, flow, versions or {}, where
+        self.sealed = sealed
 
     def read(self, name: str) -> DataFrame:
         reader = self.spark.read.format("delta")
@@ -168,6 +171,9 @@ class _Again:
         recorded = self.read(self.flow.silver.name).select(*at).distinct().withColumn("_won", F.lit(0))
         valid = self._checked().where("_reasons is null").join(recorded, at, "left")
         horizon = int(contracts()[self.flow.topic].duplicate_horizon.total_seconds())
+        if self.sealed:  # whose winner may be among the records that were deleted wins no more than it did
+            decided = self.sealed + timedelta(seconds=horizon)
+            valid = valid.where(f"_won = 0 or timestamp >= timestamp'{decided.isoformat()}'")
         own = F.concat_ws("/", *at)
         name = F.coalesce("_identity", own)
         order = Window.partitionBy(name).orderBy(F.coalesce("_won", F.lit(1)), "timestamp", "partition", "offset")
@@ -191,7 +197,7 @@ class _Part(_Again):
             f"timestamp >= timestamp'{max(low - horizon, _EPOCH).isoformat()}' "
             f"and timestamp < timestamp'{min(high + horizon, _END).isoformat()}'"
         )
-        super().__init__(spark, lake, flow, cut.versions, near)
+        super().__init__(spark, lake, flow, cut.versions, near, cut.sealed)
         self.name, self.span, self.cut = name, span, cut
         self.aggregate = next((a for a in flow.gold if a.name == name), None)
         self.vanished: dict[str, list[dict[str, Any]]] = {}
@@ -207,6 +213,7 @@ class _Part(_Again):
                 ends = pc.min_max(pc.cast(time, pa.timestamp("us", "UTC"))).as_py()
                 low, high = max(low, ends["min"]), min(high, ends["max"] + timedelta(microseconds=1))
             self.windows = windows_between(self.aggregate, low, high) if len(time) and low < high else []
+            self.windows = unsealed(self.windows, self.sealed)
             self.rows = recompute(self.lake, self.aggregate, self.windows, self.versions[self.flow.silver.name])
             return
         frame = self._quarantine() if self.name == quarantine.TABLE.name else self._silver()
@@ -238,7 +245,7 @@ class _Part(_Again):
                     both_ways = pa.concat_tables(
                         [old.select(inputs).cast(new.select(inputs).schema), new.select(inputs)]
                     )
-                    if windows := windows_of(aggregate, both_ways):
+                    if windows := unsealed(windows_of(aggregate, both_ways), self.sealed):
                         touched[aggregate.name], self.vanished[aggregate.name] = refill(
                             self.lake, writers[aggregate.name], aggregate, windows
                         )
@@ -294,7 +301,7 @@ class _Rebuild(_Again):
     def __init__(
         self, spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter], flow: Flow, progress: Progress
     ):
-        super().__init__(spark, lake, flow)
+        super().__init__(spark, lake, flow, sealed=progress.sealed)
         self.writers, self.progress = writers, progress
 
     def table(self, name: str) -> int:
@@ -318,7 +325,13 @@ class _Rebuild(_Again):
         silver = self.read(self.flow.silver.name)
         if name == trending_posts.TABLE.name:
             return trending_posts.trending_posts(silver)
-        return next(a for a in self.flow.gold if a.name == name).recompute(silver)
+        aggregate = next(a for a in self.flow.gold if a.name == name)
+        rows = aggregate.recompute(silver)
+        if self.sealed is None:
+            return rows
+        before = f"{aggregate.window} < timestamp'{self.sealed.isoformat()}'"
+        names = aggregate.table.schema.names
+        return rows.where(f"not ({before})").select(*names).union(self.read(name).where(before).select(*names))
 
     def _swap(self, name: str, rows: pa.Table) -> None:
         writer = self.writers[name]
@@ -359,6 +372,7 @@ def record(
         {
             "topic": flow.topic, "seq": seq, "partition": partition, "start_offset": end, "end_offset": end,
             **nothing, "versions": list(versions.items()), "engine": engine, "committed_at": now,
+            **progress.kept(partition),
         }
         for partition, end in progress.ends.items()
     ]  # fmt: skip

@@ -8,6 +8,7 @@ and log clean-up between crash and restart change nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -71,14 +72,14 @@ def roll_back(lake: Lake, writers: dict[str, DeltaWriter], check: bool = True) -
         cut = cuts.get(flow.topic)
         for table in (flow.bronze, flow.silver, *flow.gold_tables):
             _restore(lake, writers[table.name], cut.versions.get(table.name, 0) if cut else 0)
-        progress[flow.topic] = Progress(
-            cut.seq if cut else 0, dict(cut.ends) if cut else {}, cut.versions if cut else {}
+        progress[flow.topic] = (
+            Progress(cut.seq, dict(cut.ends), cut.versions, dict(cut.starts), cut.sealed) if cut else Progress(0, {})
         )
     for topic in progress:
-        _delete(lake, writers[quarantine.TABLE.name], beyond(topic, cuts.get(topic)))
-        _delete(lake, writers[CHANGES.name], (pc.field("topic") == topic) & (pc.field("seq") > progress[topic].seq))
+        delete(lake, writers[quarantine.TABLE.name], beyond(topic, cuts.get(topic)))
+        delete(lake, writers[CHANGES.name], (pc.field("topic") == topic) & (pc.field("seq") > progress[topic].seq))
     if check:
-        _check_quarantine(lake)
+        _check_quarantine(lake, progress)
     return progress
 
 
@@ -132,11 +133,11 @@ def beyond(topic: str, cut: Cut | None) -> Any:
     return (pc.field("topic") == topic) & outside
 
 
-def _delete(lake: Lake, writer: DeltaWriter, condition: Any) -> None:
-    """Delete rows: the files that hold some are written again without them, in one commit."""
+def delete(lake: Lake, writer: DeltaWriter, condition: Any) -> bool:
+    """Delete rows: the files that hold some are written again without them, in one commit; whether there were any."""
     data = lake.dataset(writer.table.name, writer.version)
     if not data.count_rows(filter=condition):
-        return
+        return False
     sizes = {path: file.size for path, file in _files(lake, writer.table.name, writer.version).items()}
     adds, removes = [], []
     for fragment in data.get_fragments(filter=condition):
@@ -146,13 +147,27 @@ def _delete(lake: Lake, writer: DeltaWriter, condition: Any) -> None:
             kept = fragment.to_table(schema=data.schema, filter=~condition)
             adds += [writer.stage(kept)] if kept.num_rows else []
     writer.commit(adds, removes, operation="DELETE")
+    return True
 
 
-def _check_quarantine(lake: Lake) -> None:
+def before(topic: str, starts: Mapping[int, int]) -> Any:
+    """The rows of a topic's records before these offsets, by partition."""
+    mine: Any = pc.scalar(False)
+    for partition, start in starts.items():
+        mine = mine | ((pc.field("partition") == partition) & (pc.field("offset") < start))
+    return (pc.field("topic") == topic) & mine
+
+
+def _check_quarantine(lake: Lake, progress: dict[str, Progress]) -> None:
+    places = [(topic, *place) for topic, one in progress.items() for place in one.starts.items()]
+    gone = [f"(topic = '{t}' and partition = {p} and end_offset <= {start})" for t, p, start in places]
+    held = [f"(topic = '{t}' and partition = {p} and \"offset\" < {start})" for t, p, start in places]
     short = lake.query(
         "select l.topic, l.n, coalesce(q.n, 0) from "
-        f"(select topic, sum(quarantined) as n from {LEDGER.name} group by topic) l "
-        f"left join (select topic, count(*) as n from {quarantine.TABLE.name} group by topic) q using (topic) "
+        f"(select topic, sum(quarantined) as n from {LEDGER.name} "
+        f"where not ({' or '.join(gone) or 'false'}) group by topic) l "
+        f"left join (select topic, count(*) as n from {quarantine.TABLE.name} "
+        f"where not ({' or '.join(held) or 'false'}) group by topic) q using (topic) "
         "where l.n <> coalesce(q.n, 0)"
     ).fetchall()
     for topic, proven, there in short:

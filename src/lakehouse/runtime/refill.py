@@ -54,6 +54,11 @@ def windows_between(aggregate: Aggregate, low: datetime, high: datetime) -> list
     return found
 
 
+def unsealed(windows: list[Span], sealed: datetime | None) -> list[Span]:
+    """Without what lies before the time up to which gold's windows stay as they are (``Cut.sealed``)."""
+    return windows if sealed is None else [(max(low, sealed), high) for low, high in windows if high > sealed]
+
+
 def recompute(lake: Lake, aggregate: Aggregate, windows: list[Span], version: int | None = None) -> pa.Table:
     """The rows of windows of a gold table, from silver at a version; ``windows`` begin and end with a window."""
     schema, data = aggregate.table.arrow, lake.dataset(aggregate.source, version)

@@ -302,6 +302,9 @@ class _Batch:
         counting = [f"{a.where} as _{i}" for i, a in enumerate(flow.gold)]
         hours = silver.selectExpr(f"unix_seconds({flow.gold[0].source_time}) div 3600 as hour", *counting).distinct()
         touched = hours.collect()
+        if sealed := one.progress.sealed:
+            first = int((sealed - _EPOCH) // timedelta(hours=1))
+            touched = [row for row in touched if row["hour"] >= first]
         jobs: list[Callable[[], tuple[Table, DataFrame]]] = []
         for i, aggregate in enumerate(flow.gold):
             if mine := [row["hour"] for row in touched if row[f"_{i}"]]:
@@ -451,6 +454,7 @@ class _Batch:
                     "engine": ENGINE,
                     "batch_ms": int((time.monotonic() - self.started) * 1000),
                     "committed_at": self.now,
+                    **progress.kept(partition),
                 }
             )
         table = pa.Table.from_pylist(rows, schema=LEDGER.arrow)

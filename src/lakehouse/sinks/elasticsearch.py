@@ -7,7 +7,7 @@ and is never replaced by an older one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -131,6 +131,17 @@ class ElasticsearchSink:
         lines = [orjson.dumps({"delete": {"_index": name, "_id": document_id(one)}}) for one in identities]
         if lines:
             self.client.bulk(operations=lines)
+
+    def expire(self, name: str, starts: Mapping[int, int]) -> int:
+        """Delete the documents of records before these offsets, by partition; how many."""
+        deleted = 0
+        for partition, start in starts.items():
+            mine = [{"term": {"lakehouse.partition": partition}}, {"range": {"lakehouse.offset": {"lt": start}}}]
+            answer = self.client.options(request_timeout=600).delete_by_query(
+                index=name, query={"bool": {"filter": mine}}, conflicts="proceed", refresh=True
+            )
+            deleted += answer["deleted"]
+        return deleted
 
     def add(self, name: str, identity: str, body: bytes, version: int | None) -> None:
         """Queue one document; written in bulk when enough are queued, at the latest by :meth:`flush`."""

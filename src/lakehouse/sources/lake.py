@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -41,6 +41,10 @@ class Cut:
     ends: dict[int, int]
     versions: dict[str, int]
     committed_at: datetime
+    starts: dict[int, int] = field(default_factory=dict)
+    """What lies before these offsets was deleted, as its contract's retention was over."""
+    sealed: datetime | None = None
+    """Gold's windows before this time stay as they are: some of their records were deleted."""
 
 
 class Lake:
@@ -95,17 +99,19 @@ class Lake:
     def cuts(self, version: int | None = None) -> dict[str, Cut]:
         """The newest cut of every topic that has one, as the ledger says it now or said at a version of it."""
         at = {} if version is None else {"ops.ledger": version}
-        rows = (
-            self.connect("ops.ledger", versions=at)
-            .execute(
-                "with newest as (select topic, max(seq) as seq from ops.ledger group by topic) "
-                "select topic, seq, partition, end_offset, versions, committed_at from ops.ledger "
-                "join newest using (topic, seq) order by topic, partition"
-            )
-            .fetchall()
-        )
+        connection = self.connect("ops.ledger", versions=at)
+        # A ledger that no stream of this version has opened yet lacks the last two.
+        there = {name for (name, *_) in connection.execute("describe ops.ledger").fetchall()}
+        newer = [name if name in there else f"null as {name}" for name in ("kept_from", "sealed_before")]
+        rows = connection.execute(
+            "with newest as (select topic, max(seq) as seq from ops.ledger group by topic) "
+            f"select topic, seq, partition, end_offset, versions, committed_at, {', '.join(newer)} from ops.ledger "
+            "join newest using (topic, seq) order by topic, partition"
+        ).fetchall()
         found: dict[str, Cut] = {}
-        for topic, seq, partition, end, versions, at in rows:
-            cut = found.setdefault(topic, Cut(topic, seq, {}, dict(versions), at))
+        for topic, seq, partition, end, versions, at, start, sealed in rows:
+            cut = found.setdefault(topic, Cut(topic, seq, {}, dict(versions), at, {}, sealed))
             cut.ends[partition] = end
+            if start is not None:
+                cut.starts[partition] = start
         return found

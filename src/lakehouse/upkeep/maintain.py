@@ -13,8 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.contracts import contracts
-from lakehouse.flows import FLOWS, TABLES
+from lakehouse.flows import TABLES
 from lakehouse.runtime.compaction import CHECKPOINT_EVERY
 from lakehouse.runtime.holds import Hold, Log, added_since, forget_expired, holds
 from lakehouse.settings import Settings
@@ -23,6 +22,7 @@ from lakehouse.sinks.files import Files
 from lakehouse.sources.lake import Lake, NoTableError
 from lakehouse.stack.exclusive import exclusive
 from lakehouse.upkeep.closed import APPENDED, LEFT, closed_days, live, rewrite
+from lakehouse.upkeep.expire import expire
 
 Progress = Callable[[str], None]
 
@@ -73,8 +73,8 @@ def maintain(
             for name in TABLES:
                 if (done := part(name, lambda name=name: lake.table(name))) is not None:  # type: ignore[misc]
                     found["tables"][name] = {k: v for k, v in done.__dict__.items() if v}
+            found["retention"] = part("retention", lambda: expire(settings, now, dry_run, lake.storage))
             found["held"] = [hold.__dict__ for hold in lake.old]
-            found["retention"] = part("retention", lake.retention)
         found["checkpoints"] = part("checkpoints", lambda: checkpoints(settings, dry_run))
         if "mongodb" not in settings.off:
             found["mongodb"] = part("mongodb", lambda: _mongo(settings, now, dry_run))
@@ -173,22 +173,6 @@ class _Tables:
                 self.files.delete(f"{folder}/{path}")
             for entry in entries:
                 self.files.delete(f"{folder}/_delta_log/{entry}")
-
-    def retention(self) -> dict[str, Any]:
-        """By topic, what is older than its contract's retention; nothing is deleted for that."""
-        found = {}
-        for flow in FLOWS:
-            kept = contracts()[flow.topic].retention
-            horizon = self.now - kept
-            files = live(self.lake, APPENDED[flow.bronze.name], self.lake.table(flow.bronze.name).version())
-            past = [file for file in files if file.newest is not None and file.newest < horizon]
-            found[flow.topic] = {
-                "retention_days": kept.days,
-                "horizon": horizon.isoformat().replace("+00:00", "Z"),
-                "records_past": sum(file.rows for file in past),
-                "bytes_past": sum(file.size for file in past),
-            }
-        return found
 
 
 def checkpoints(settings: Settings, dry_run: bool) -> list[str]:
