@@ -65,11 +65,11 @@ lint: setup ## ruff, mypy --strict, import contracts
 test-unit: setup ## pure functions, no servers
 	@$(BIN)/pytest tests/unit -m "not long" -n 4 --dist loadfile
 
-test-streaming: setup ## one Spark session on a local folder: crash, replay, late and duplicate as inputs
-	@$(BIN)/pytest tests/streaming -m "not long"
+test-streaming: setup ## a Spark session for each of two processes: crash, replay, late and duplicate as inputs
+	@$(BIN)/pytest tests/streaming -m "not long" -n 2 --dist loadfile --durations=10
 
 test-integration: setup ## real servers, started for the run
-	@$(BIN)/pytest tests/integration -m "not long"
+	@$(BIN)/pytest tests/integration -m "not long" --durations=25
 
 test-browser: setup browser ## the pages: their pure parts by Vitest, then all of them in Chromium
 	@if [ -d $(PAGES)/node_modules ]; then cd $(PAGES) && npm run --silent test; fi

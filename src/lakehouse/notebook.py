@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,13 +208,14 @@ def _version(settings: Settings, name: str, version: int | datetime) -> int:
         raise NotebookError(f"{name} as of {version}: give a number, or a datetime with its offset")
     from lakehouse.sources.lake import Lake, LakeError
 
-    found = Lake(settings).table(name)
-    first = min((commit["timestamp"] for commit in found.history()), default=0)
-    if version.timestamp() * 1000 < first:
-        begins = datetime.fromtimestamp(first / 1000, UTC)
+    # By the times that commits tell, as `history` shows them: delta-rs goes by those of their files, which are later.
+    wanted = (version - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+    times = {commit["version"]: commit["timestamp"] for commit in Lake(settings).table(name).history()}
+    there = [number for number, at in times.items() if at <= wanted]
+    if not there:
+        begins = datetime.fromtimestamp(min(times.values(), default=0) / 1000, UTC)
         raise LakeError(f"{name} as of {version}: what is known of it begins at {begins:%Y-%m-%d %H:%M:%S} UTC")
-    found.load_as_version(version)
-    return int(found.version())
+    return int(max(there))
 
 
 def jupyter(settings: Settings, port: int, browser: bool) -> tuple[list[str], dict[str, str]]:

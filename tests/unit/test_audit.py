@@ -231,9 +231,15 @@ def test_a_consistent_lake_balances_and_is_counted(lake: TinyLake) -> None:
     result = lake.audit()
     assert result["problems"] == [] and result["balanced"]
     assert result["topics"] == {
-        "user-events": dict(records=10, bronze=10, valid=7, quarantined=2, duplicates=1, expired=0, erased=0),
-        "service-logs": dict(records=5, bronze=5, valid=3, quarantined=1, duplicates=1, expired=0, erased=0),
-        "system-metrics": dict(records=4, bronze=4, valid=2, quarantined=1, duplicates=1, expired=0, erased=0),
+        "user-events": dict(
+            records=10, bronze=10, valid=7, quarantined=2, duplicates=1, expired=0, erased=0, past_retention=0
+        ),
+        "service-logs": dict(
+            records=5, bronze=5, valid=3, quarantined=1, duplicates=1, expired=0, erased=0, past_retention=0
+        ),
+        "system-metrics": dict(
+            records=4, bronze=4, valid=2, quarantined=1, duplicates=1, expired=0, erased=0, past_retention=0
+        ),
     }
     assert result["cut"]["user-events"]["ends"] == {"0": 5, "1": 6}
     assert set(result["gold"]) == {name for name in STREAMED if name.startswith("gold.")}
