@@ -1449,8 +1449,9 @@ class _DemoOthers:
 
 @app.command()
 def bench(name: str, as_json: Json = False) -> None:
-    """Measure on this machine: `ingest` (drain, freshness, against MERGE), `history` (1 to 10 million events) or
-    `collect` (parsing, the path from a log file to Kafka and Elasticsearch, what shippers need)."""
+    """Measure on this machine: `ingest` (drain, freshness, against MERGE), `history` (1 to 10 million events),
+    `collect` (parsing, the path from a log file to Kafka and Elasticsearch, what shippers need), `realtime`, `serve`
+    (the API) or `maintain` (freshness beside maintenance)."""
     settings = _settings()
     _java_home(settings)
     from lakehouse.bench import bench

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from lakehouse.bench import collect, history, ingest, realtime, serve
+from lakehouse.bench import collect, history, ingest, realtime, serve, upkeep
 from lakehouse.bench.figures import BenchError, Figure
 from lakehouse.settings import PROJECT, Settings
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[Settings], list[Figure]]] = {
     "collect": collect.collect,
     "realtime": realtime.realtime,
     "serve": serve.serve,
+    "maintain": upkeep.upkeep,
 }
 
 

@@ -142,7 +142,7 @@ def live(settings: Settings) -> dict[str, NDArray[np.float64]]:
     by_name = {name: readers[settings.table_uri(name)] for name in names}
     return {
         "silver": np.concatenate([row_freshness(by_name[f.silver.name], "timestamp", start, end) for f in FLOWS]),
-        "gold": _gold(lake, by_name, start, end),
+        "gold": gold_freshness(lake, by_name, start, end),
         "batch": batch_times(lake, start, end),
     }
 
@@ -164,7 +164,7 @@ def batch_times(lake: Lake, start: float, end: float) -> NDArray[np.float64]:
     return np.array([row[0] for row in rows])
 
 
-def _gold(lake: Lake, readers: dict[str, Reader], start: float, end: float) -> NDArray[np.float64]:
+def gold_freshness(lake: Lake, readers: dict[str, Reader], start: float, end: float) -> NDArray[np.float64]:
     """Of every record appended between two times: seconds until all gold tables of its topic held it.
 
     The ledger says which version of each table a batch left.

@@ -19,6 +19,7 @@ LOGS, METRICS, HEALTH, PROGRESS = "logs-service", "metrics-system", "service-hea
 ANOMALIES, FORECASTS = "analysis-anomalies", "analysis-forecasts"
 MAX_ID_BYTES = 512
 CHUNK_BYTES = 8 << 20
+_AT_ONCE = 5000
 _KEYWORD: dict[str, Any] = {"type": "keyword", "ignore_above": 1024}
 _SOURCE = {
     "properties": {
@@ -86,6 +87,36 @@ def document_id(identity: str) -> str:
     return identity if len(data) <= MAX_ID_BYTES else hashlib.sha256(data).hexdigest()
 
 
+def delete_matching(client: Elasticsearch, index: str, query: dict[str, Any]) -> int:
+    """Delete the documents that a query finds, as they were found; how many.
+
+    Elasticsearch's own ``_delete_by_query`` is of a module that a minimal server lacks.
+    """
+    deleted = 0
+    client.indices.refresh(index=index)
+    while True:
+        found = client.search(
+            index=index, query=query, size=_AT_ONCE, source=False, sort=["_doc"], seq_no_primary_term=True,
+            filter_path="hits.hits._id,hits.hits._index,hits.hits._seq_no,hits.hits._primary_term",
+        )  # fmt: skip
+        hits = found.body.get("hits", {}).get("hits", [])
+        if not hits:
+            return deleted
+        # Only as it was found: one that has been written again since is new.
+        actions = [
+            {
+                "_id": hit["_id"], "_index": hit["_index"],
+                "if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"],
+            }
+            for hit in hits
+        ]  # fmt: skip
+        answer = client.bulk(
+            operations=[orjson.dumps({"delete": action}) for action in actions], refresh=True,
+            filter_path="items.*.status",
+        )  # fmt: skip
+        deleted += sum(item["delete"]["status"] == 200 for item in answer["items"])
+
+
 class ElasticsearchSink:
     """Writes documents by bulk requests."""
 
@@ -137,10 +168,7 @@ class ElasticsearchSink:
         deleted = 0
         for partition, start in starts.items():
             mine = [{"term": {"lakehouse.partition": partition}}, {"range": {"lakehouse.offset": {"lt": start}}}]
-            answer = self.client.options(request_timeout=600).delete_by_query(
-                index=name, query={"bool": {"filter": mine}}, conflicts="proceed", refresh=True
-            )
-            deleted += answer["deleted"]
+            deleted += delete_matching(self.client, name, {"bool": {"filter": mine}})
         return deleted
 
     def add(self, name: str, identity: str, body: bytes, version: int | None) -> None:

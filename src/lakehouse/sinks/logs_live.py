@@ -9,17 +9,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from elasticsearch import Elasticsearch
 
 from lakehouse.settings import Settings
 from lakehouse.sinks.elasticsearch import LOGS as SILVER_LOGS
-from lakehouse.sinks.elasticsearch import MAPPINGS
+from lakehouse.sinks.elasticsearch import MAPPINGS, delete_matching
 
 LOGS_LIVE = "logs-live"
 MARKS = "logs-live-marks"
 """Not the fan-out's index of progress: that one is made by the fan-out, which may not have run yet."""
-_AT_ONCE = 5000
 _KNOWN = {name: field for name, field in MAPPINGS[SILVER_LOGS].items() if name != "lakehouse"}
 TEMPLATE: dict[str, Any] = {
     "settings": {
@@ -75,31 +73,9 @@ def expire(settings: Settings, now: datetime | None = None) -> int:
         marks = answer["marks"] if answer.get("index") == found["uuid"] else []
         limit = now.timestamp() - settings.elasticsearch.logs_live_kept.total_seconds()
         gone = [mark["seq_no"] for mark in marks if mark["at"] <= limit]
-        deleted = _delete(client, index, gone[-1]) if gone else 0
+        deleted = delete_matching(client, index, {"range": {"_seq_no": {"lte": gone[-1]}}}) if gone else 0
         left = [mark for mark in marks if mark["at"] > limit] + [{"at": now.timestamp(), "seq_no": newest}]
         client.index(index=MARKS, id=LOGS_LIVE, document={"index": found["uuid"], "marks": left})
         return deleted
     finally:
         client.close()
-
-
-def _delete(client: Elasticsearch, index: str, last: int) -> int:
-    deleted = 0
-    client.indices.refresh(index=index)
-    while True:
-        found = client.search(
-            index=index, query={"range": {"_seq_no": {"lte": last}}}, size=_AT_ONCE, source=False, sort=["_doc"],
-            seq_no_primary_term=True, filter_path="hits.hits._id,hits.hits._seq_no,hits.hits._primary_term",
-        )  # fmt: skip
-        hits = found.body.get("hits", {}).get("hits", [])
-        if not hits:
-            return deleted
-        # Only as it was found: one that has arrived again since is new.
-        actions = [
-            {"_id": hit["_id"], "if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"]} for hit in hits
-        ]
-        answer = client.bulk(
-            index=index, operations=[orjson.dumps({"delete": action}) for action in actions], refresh=True,
-            filter_path="items.*.status",
-        )  # fmt: skip
-        deleted += sum(item["delete"]["status"] == 200 for item in answer["items"])

@@ -23,6 +23,8 @@ from lakehouse.upkeep import deployed
 
 WHAT = ("realtime", "detector")
 _ANSWER_S = 15.0
+_LOADING = (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR)
+"""What a broker says of groups soon after its start."""
 _FOLLOWED = ("_internal.gold_changes", "silver.system_metrics", "silver.service_logs")
 
 
@@ -56,8 +58,7 @@ def realtime(settings: Settings) -> dict[str, Any]:
     admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap_servers, "log_level": 0})
     group, profiles = prefix + GROUP, f"{prefix}lakehouse-realtime-user_profiles"
     try:
-        state = admin.describe_consumer_groups([group], request_timeout=_ANSWER_S)[group].result()
-        if state.state not in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD):
+        if not _ended(admin, group):
             raise ResetError("the real-time processor is running: `lakehouse down`, then `lakehouse up --servers`")
         there = set(admin.list_topics(timeout=_ANSWER_S).topics)
         own = (
@@ -70,7 +71,7 @@ def realtime(settings: Settings) -> dict[str, Any]:
         for done in admin.delete_consumer_groups([group, profiles], request_timeout=_ANSWER_S).values():
             _passing_over(done, KafkaError.GROUP_ID_NOT_FOUND)
     except KafkaException as error:
-        raise ResetError(f"Kafka: {error.args[0].str()}") from None
+        raise ResetError(f"Kafka: {error.args[0].name()} {error.args[0].str()}") from None
     # Both are only set to what is newer, by offsets that begin again now.
     with redis.Redis.from_url(settings.redis.url.get_secret_value(), socket_timeout=10) as client:
         marks = list(client.scan_iter("live:_shown:*", count=1000))
@@ -90,6 +91,21 @@ def _until_gone(admin: AdminClient, topics: set[str]) -> None:
         if time.monotonic() > until:
             raise ResetError("Kafka still shows topics that it is to delete: try again")
         time.sleep(0.1)
+
+
+def _ended(admin: AdminClient, group: str) -> bool:
+    """Whether nobody is in a group; Kafka 4 knows none that never was (KIP-1043)."""
+    until = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            state = admin.describe_consumer_groups([group], request_timeout=_ANSWER_S)[group].result().state
+            return state in (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return True
+            if error.args[0].code() not in _LOADING or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def _passing_over(done: Any, code: int) -> None:
