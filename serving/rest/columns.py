@@ -116,7 +116,7 @@ COLUMNS: Mapping[str, tuple[str, Any]] = {
     "warnings": ("Records that were flagged, by rule.", {}),
     "drift": ("Fields that the contract does not know, by name.", {}),
     "versions": ("The version of every table after the batch.", {"gold.activity_minute": 17}),
-    "engine": ("What made the batch: `fused` or `separate`.", "fused"),
+    "engine": ("What made the batch: `fused` or `separate`; or `rebuild`, `erase`, `expire`.", "fused"),
     "batch_ms": ("How long the batch took, ms.", 420),
     "committed_at": ("When it was committed.", "2026-01-31T12:00:02Z"),
     "id": ("The identity.", "8192275b763740fb"),

@@ -47,8 +47,9 @@ def expire(settings: Settings, now: datetime, dry_run: bool, storage: Callable[[
     # What another run died before is made up for: in quarantine, and below in the store.
     left = any(held.count_rows(filter=before(topic, at)) for topic, at in starts.items() if at)
     if left or any(one["records"] for one in found.values()):
+        ready = storage()  # may start a JVM, which the stream need not wait for
         with only_writer(settings, "lakehouse maintain", GIVES_WAY):
-            _delete(lake, storage(), found, starts)
+            _delete(lake, ready, found, starts)
     if "elasticsearch" in settings.stream.stores:
         sink = ElasticsearchSink(settings)
         for flow in FLOWS:
