@@ -342,8 +342,9 @@ def maintain(
     settings = _settings()
     _java_home(settings)
     from lakehouse.report import show_maintenance
-    from lakehouse.upkeep.maintain import maintain
+    from lakehouse.upkeep.maintain import NICE, maintain
 
+    os.nice(NICE)
     with _steps("maintaining") as step:
         found = maintain(settings, dry_run, lambda part: step(f"maintaining {part}"))
     _print_json(found) if as_json else show_maintenance(found)

@@ -7,6 +7,7 @@ takes today for a day that is over, so it moves every file that the stream has j
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from lakehouse.flows import FLOWS
 from lakehouse.settings import PROJECT, Settings, load
 from lakehouse.simulate import simulate
 from lakehouse.sources.lake import Lake
-from lakehouse.upkeep.maintain import maintain
+from lakehouse.upkeep.maintain import NICE, maintain
 
 ALONE_SECONDS = 60.0
 LOAD_SECONDS = 300.0
@@ -82,4 +83,5 @@ def upkeep(settings: Settings) -> list[Figure]:
 
 
 if __name__ == "__main__":
+    os.nice(NICE)
     print(json.dumps(maintain(load(), now=datetime.now(UTC) + timedelta(days=1))))

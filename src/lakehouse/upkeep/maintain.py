@@ -25,6 +25,8 @@ from lakehouse.upkeep.closed import APPENDED, LEFT, closed_days, live, rewrite
 from lakehouse.upkeep.expire import expire
 
 Progress = Callable[[str], None]
+NICE = 10
+"""How far a process that maintains lets others go before it, the stream above all; its JVM, too."""
 
 
 @dataclass
