@@ -311,8 +311,10 @@ class Follower:
     def _failed(self, error: Exception | None) -> None:
         self.failed = _cause(error) if error else "stopped"
         if any(sign in str(error) for sign in _TOO_FAR_BEHIND):
-            mends = "score anomaly" if self.name == QUERY else f"rebuild --store {self.name}"
-            self.failed += f"; what it has missed is no longer there: `lakehouse {mends}` fills it"
+            mends = f"`lakehouse rebuild --store {self.name}` fills it"
+            if self.name == QUERY:
+                mends = "`lakehouse reset detector` lets it begin anew, `lakehouse score anomaly` fills it"
+            self.failed += f"; what it has missed is no longer there: {mends}"
         log.warning("%s is behind: %s; next attempt in %.0f s", self.name, self.failed, self.pause)
         self.again_at = time.monotonic() + self.pause
         self.pause = min(self.pause * 2, self.LONGEST_PAUSE)

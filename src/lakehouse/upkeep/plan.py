@@ -146,7 +146,10 @@ def _contracts(old: Facts, new: Facts, home: Path) -> Iterator[Difference]:
             yield Difference(f"{topic}: duplicate horizon", "compatible", "it holds for records from now on")
         for name in ("retention", "freshness", "version"):
             if before[name] != after[name]:
-                yield Difference(f"{topic}: {name}", "compatible", "nothing that is written depends on it")
+                why = "nothing that is written depends on it"
+                if name == "retention":
+                    why = "with stream.expire on, maintenance deletes what is older; what it has deleted does not return"
+                yield Difference(f"{topic}: {name}", "compatible", why)
 
 
 def _field(what: str, was: Facts | None, now: Facts | None, silver: str) -> Iterator[Difference]:

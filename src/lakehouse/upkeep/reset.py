@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from lakehouse.realtime.processor import GROUP, ITEMS
 from lakehouse.realtime.topology import TASKS, changelog
 from lakehouse.runtime.holds import DETECTOR
-from lakehouse.runtime.turns import only_writer
+from lakehouse.runtime.turns import GIVES_WAY, only_writer
 from lakehouse.settings import Settings
 from lakehouse.sinks.files import Files
 from lakehouse.sources.lake import Lake
@@ -117,12 +117,12 @@ def _passing_over(done: Any, code: int) -> None:
 
 
 def detector(settings: Settings) -> dict[str, Any]:
-    """Give up its checkpoint: it learns from what comes into the tables from now on.
+    """Give up its checkpoint: it learns from what comes into the tables from now on. The stream gives way for it.
 
     Raises:
-        TurnError: the stream is running.
+        TurnError: another process writes the tables and does not give way.
     """
-    with only_writer(settings, "lakehouse reset"):
+    with only_writer(settings, "lakehouse reset", GIVES_WAY):
         files, lake, folder = Files(settings.root), Lake(settings), f"_checkpoints/{DETECTOR}"
         number = int((files.read(f"{folder}/generation") or b"1").decode().partition("\n")[0])
         since = {name: lake.table(name).version() for name in _FOLLOWED}
