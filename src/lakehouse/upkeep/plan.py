@@ -148,7 +148,7 @@ def _contracts(old: Facts, new: Facts, home: Path) -> Iterator[Difference]:
             if before[name] != after[name]:
                 why = "nothing that is written depends on it"
                 if name == "retention":
-                    why = "with stream.expire on, maintenance deletes what is older; what it has deleted does not return"
+                    why = "with stream.expire on, maintenance deletes what is older; what is deleted does not return"
                 yield Difference(f"{topic}: {name}", "compatible", why)
 
 
