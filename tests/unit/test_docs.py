@@ -203,3 +203,9 @@ def test_both_readmes_have_the_same_commands_and_sections() -> None:
 
     assert said(korean) == said(english)
     assert len(re.findall("^## ", korean.read_text(), re.M)) == len(re.findall("^## ", english.read_text(), re.M))
+
+
+def test_every_how_to_stands_in_the_navigation_and_in_its_index() -> None:
+    there = {path.name for path in (DOCS / "how-to").glob("*.md")}
+    assert set(re.findall(r"how-to/([\w-]+\.md)", (PROJECT / "mkdocs.yml").read_text())) == there
+    assert set(re.findall(r"\(([\w-]+\.md)\)", (DOCS / "how-to/index.md").read_text())) == there - {"index.md"}
