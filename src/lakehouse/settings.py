@@ -423,6 +423,9 @@ class Settings(BaseSettings):
     """The file of ``conf/`` that overlays ``base.yaml``."""
     home: Path = PROJECT / ".lakehouse"
     """What this machine keeps: jars, data of local servers, logs, state of programs."""
+    locks: Path | None = None
+    """The folder of the locks by which those who write tables take turns; the home if None. On several machines one
+    that all of them share, on a file system whose ``flock`` they share, too (NFS 4, CephFS)."""
     jars: Path | None = None
     """The folder of jars, such as another home's; ``<home>/jars`` if None."""
     log_format: Literal["text", "json"] = "text"

@@ -26,8 +26,9 @@ class TurnError(Exception):
 
 
 def _paths(settings: Settings) -> tuple[Path, Path]:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return settings.home / "writer.lock", settings.home / "writer.wanted"
+    folder = settings.locks or settings.home
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "writer.lock", folder / "writer.wanted"
 
 
 def _take(file: IO[str], how: int = fcntl.LOCK_EX) -> bool:
@@ -40,7 +41,7 @@ def _take(file: IO[str], how: int = fcntl.LOCK_EX) -> bool:
 
 @contextmanager
 def only_writer(settings: Settings, who: str, wait: timedelta = timedelta(0)) -> Iterator[None]:
-    """Held by whoever writes tables from this machine.
+    """Held by whoever writes tables, among all that share ``settings.locks``.
 
     ``wait``: how long another may take to end, or the stream to give way.
 

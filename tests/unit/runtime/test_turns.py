@@ -52,3 +52,14 @@ def test_who_waits_too_long_gives_up_and_is_no_longer_heard(settings: Settings) 
         with pytest.raises(TurnError), only_writer(settings, "lakehouse erase", timedelta(seconds=0.3)):
             pass
         assert not wanted(settings)
+
+
+def test_machines_that_share_a_folder_of_locks_take_turns(settings: Settings, tmp_path: Path) -> None:
+    one, other = (Settings(home=tmp_path / name, locks=tmp_path / "shared" / ".locks") for name in ("a", "b"))
+    with only_writer(one, "lakehouse stream"):
+        with pytest.raises(TurnError, match="lakehouse stream is writing"), only_writer(other, "lakehouse maintain"):
+            pass
+        with only_writer(settings, "lakehouse maintain"):  # one of its own
+            pass
+    with only_writer(other, "lakehouse maintain"):
+        pass
