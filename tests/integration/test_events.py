@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -24,7 +25,7 @@ from lakehouse.client import Events
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.sources.topics import create_topics
 from serving.auth import issue, keys
-from tests.integration.lake import environment, now, records_of
+from tests.integration.lake import environment, now, records_of, until
 
 pytestmark = pytest.mark.integration
 
@@ -139,11 +140,14 @@ def test_a_killed_broker_is_503_and_the_clients_spool_loses_nothing(broker: Sett
     with Events(api.url, api.token, tmp_path / "spool", batch=20, age=timedelta(milliseconds=20)) as events:
         sent = [events.send(event_type="visit", user_id=user, n=n) for n in range(100)]
         servers.kill_server(broker, "kafka")
-        sent += [events.send(event_type="visit", user_id=user, n=n) for n in range(100, 200)]
-        answer = api.post(event(uuid4().hex))
-        assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
-        assert answer.json()["results"][0]["status"] == "unacknowledged"
-        assert api.http.get("/readyz").status_code == 503 and api.http.get("/healthz").status_code == 200
+        with ThreadPoolExecutor(1) as pool:  # beside the event: its supervisor soon has the broker back
+            told = pool.submit(until, lambda: api.http.get("/readyz").status_code == 503, 30)
+            sent += [events.send(event_type="visit", user_id=user, n=n) for n in range(100, 200)]
+            answer = api.post(event(uuid4().hex))
+            assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
+            assert answer.json()["results"][0]["status"] == "unacknowledged"
+            told.result()
+        assert api.http.get("/healthz").status_code == 200
         sent += [events.send(event_type="visit", user_id=user, n=n) for n in range(200, 300)]
         assert events.flush(120), events.trouble
         assert events.pending == 0
