@@ -342,9 +342,9 @@ def maintain(
     settings = _settings()
     _java_home(settings)
     from lakehouse.report import show_maintenance
-    from lakehouse.upkeep.maintain import NICE, maintain
+    from lakehouse.upkeep.maintain import maintain, step_back
 
-    os.nice(NICE)
+    step_back()
     with _steps("maintaining") as step:
         found = maintain(settings, dry_run, lambda part: step(f"maintaining {part}"))
     _print_json(found) if as_json else show_maintenance(found)

@@ -6,11 +6,13 @@ Each part stands for itself: one that fails is told, and the others go on. Nothi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from lakehouse.flows import TABLES
@@ -25,8 +27,12 @@ from lakehouse.upkeep.closed import APPENDED, LEFT, closed_days, live, rewrite
 from lakehouse.upkeep.expire import expire
 
 Progress = Callable[[str], None]
-NICE = 10
-"""How far a process that maintains lets others go before it, the stream above all; its JVM, too."""
+
+
+def step_back() -> None:
+    """Let all others go before this process and its JVM, on the processor and on the disk: the stream above all."""
+    os.nice(19)
+    psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
 
 
 @dataclass
