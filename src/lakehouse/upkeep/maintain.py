@@ -7,6 +7,7 @@ Each part stands for itself: one that fails is told, and the others go on. Nothi
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,10 @@ from lakehouse.upkeep.closed import APPENDED, LEFT, closed_days, live, rewrite
 from lakehouse.upkeep.expire import expire
 
 Progress = Callable[[str], None]
+
+
+DELETED_PER_S = 100
+"""A burst of thousands keeps DataNodes busy with their blocks while the stream writes."""
 
 
 def step_back() -> None:
@@ -177,10 +182,9 @@ class _Tables:
         entries = log.superfluous(keep[0])
         done.deleted_files, done.deleted_log = len(dead), len(entries)
         if not self.dry_run:
-            for path in dead:
+            for path in (*dead, *(f"_delta_log/{entry}" for entry in entries)):
                 self.files.delete(f"{folder}/{path}")
-            for entry in entries:
-                self.files.delete(f"{folder}/_delta_log/{entry}")
+                time.sleep(1 / DELETED_PER_S)
 
 
 def checkpoints(settings: Settings, dry_run: bool) -> list[str]:
