@@ -177,14 +177,8 @@ class TopicErasure:
     def _sealed(self, writers: dict[str, DeltaWriter], done: Done) -> None:
         """Take gold's rows about somebody out, those too that nobody could make again as their records have expired."""
         for aggregate in self.flow.gold:
-            masks = Files(self.lake, aggregate.table, self.wanted).search()
-            if masks:
-                gone = rewrite(
-                    self.lake,
-                    writers[aggregate.name],
-                    _of_masks(masks),
-                    lambda rows, mask: rows.filter(pa.array(~mask)),
-                )
+            gone = drop_rows(self.lake, writers[aggregate.name], self.wanted)
+            if gone.num_rows:
                 done.vanished[aggregate.name] = gone.to_pylist()
                 done.rows[aggregate.name] += gone.num_rows
 
@@ -235,12 +229,10 @@ def _unnamed(rows: pa.Table, mask: NDArray[np.bool_], at: datetime) -> pa.Table:
 # --- other tables, and history ---------------------------------------------------------------------------------------
 
 
-def drop_rows(lake: Lake, writer: DeltaWriter, wanted: Wanted) -> int:
-    """Take the rows that name somebody out of a table of any kind; how many."""
+def drop_rows(lake: Lake, writer: DeltaWriter, wanted: Wanted) -> pa.Table:
+    """Take the rows that name somebody out of a table of any kind; those rows."""
     masks = Files(lake, writer.table, wanted).search()
-    if not masks:
-        return 0
-    return int(rewrite(lake, writer, _of_masks(masks), lambda rows, mask: rows.filter(pa.array(~mask))).num_rows)
+    return rewrite(lake, writer, _of_masks(masks), lambda rows, mask: rows.filter(pa.array(~mask)))
 
 
 def drop_days(lake: Lake, writer: DeltaWriter, days: set[date]) -> set[date]:

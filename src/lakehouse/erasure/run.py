@@ -139,7 +139,7 @@ def rewrite_tables(
     for topic in topics:
         topic.erase(writers, progress[topic.flow.topic], at, done)
     changes = writers[CHANGES.name]
-    done.rows[CHANGES.name] += drop_rows(lake, changes, wanted)
+    done.rows[CHANGES.name] += drop_rows(lake, changes, wanted).num_rows
     end_history(lake, changes, alone=True)  # before the rows that the stores are to follow from here
     done.since = {name: writers[name].version for name in fanout.FOLLOWED}
     if done.touched:
@@ -154,7 +154,7 @@ def rewrite_tables(
     for table in others():
         uri, version = lake.settings.table_uri(table.name), int(lake.table(table.name).version())
         writer = DeltaWriter(changes.storage, table, uri, version)
-        done.rows[table.name] += drop_rows(lake, writer, wanted)
+        done.rows[table.name] += drop_rows(lake, writer, wanted).num_rows
         if table is text_insights_daily.TABLE:
             done.days = drop_days(lake, writer, done.days)
         end_history(lake, writer, alone=False)
