@@ -14,6 +14,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from lakehouse.settings import PROJECT, Executors, Settings
+from lakehouse.stack import jar_paths
 
 # What was measured on two cores, and why each setting is here: docs/decisions/0003-small-batches.md.
 _TUNED = {
@@ -68,11 +69,6 @@ _NAMES = (
 )
 
 
-def jars(settings: Settings) -> list[Path]:
-    """The connectors' jars that `make setup` fetched."""
-    return sorted(((settings.jars or settings.home / "jars") / "spark").glob("*.jar"))
-
-
 def spark_session(
     settings: Settings,
     app: str,
@@ -86,6 +82,9 @@ def spark_session(
     those of ``spark.job_executors`` if not given; ``pools``: name -> (weight, least cores) of the fair scheduler.
     Where the master is not local, executors get ``lakehouse``, ``models`` and the contracts from the driver; Python
     and the libraries they must have.
+
+    Raises:
+        StackError: the connectors' jars are not there, where Spark is not started by spark-submit.
     """
     submitted = "SPARK_ENV_LOADED" in os.environ
     builder = SparkSession.builder.appName(app)
@@ -105,7 +104,7 @@ def spark_session(
         options |= {
             "spark.master": settings.spark.master,
             "spark.driver.memory": settings.spark.driver_memory,
-            "spark.jars": ",".join(map(str, [*jars(settings), *more])),
+            "spark.jars": ",".join(map(str, [*jar_paths(settings, "spark"), *more])),
             # C1 alone: Spark's planner keeps C2 busy for minutes, with a third of a core, for code that then waits.
             "spark.driver.extraJavaOptions": "-XX:+UseSerialGC -Xmn256m -XX:TieredStopAtLevel=1 "
             "-XX:ReservedCodeCacheSize=256m -Djava.net.preferIPv4Stack=true",

@@ -22,7 +22,6 @@ from lakehouse import stack as servers
 from lakehouse.doctor import examine
 from lakehouse.query import query, to_json
 from lakehouse.runtime.ledger import LEDGER
-from lakehouse.session import jars
 from lakehouse.settings import CLUSTER, PROJECT, Settings, load
 from lakehouse.simulate import simulate
 from lakehouse.sources.lake import Lake
@@ -106,9 +105,10 @@ def working(settings: Settings) -> bool:
 def spark_sql(settings: Settings, sql: str) -> Any:
     """What `spark-submit jobs/analyze.py` answers, as an application of its own beside the stream."""
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    jars = ",".join(map(str, servers.jar_paths(settings, "spark")))
     command = [
         *(str(submit), "--master", settings.spark.master, "--conf", "spark.driver.host=127.0.0.1"),
-        *("--jars", ",".join(map(str, jars(settings))), str(PROJECT / "jobs" / "analyze.py"), "--json", sql),
+        *("--jars", jars, str(PROJECT / "jobs" / "analyze.py"), "--json", sql),
     ]
     env = environment(settings, PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600)

@@ -139,6 +139,7 @@ def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack
 def test_the_platform_works_without(tmp_path: Path, stack: Settings, off: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes each: servers and programs of their own."""
     monkeypatch.setenv("LAKEHOUSE_HOME", str(tmp_path))
+    monkeypatch.setenv("LAKEHOUSE_JARS", str(stack.jars))
     monkeypatch.setenv("LAKEHOUSE_OFF", json.dumps([off]))
     settings = Settings(home=tmp_path, jars=stack.jars, off=(off,))  # type: ignore[arg-type]
     try:

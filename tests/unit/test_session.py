@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import ValidationError
 
-from lakehouse.session import allocation, executor_options, packed
-from lakehouse.settings import PROJECT, Executors, FlowRun, Stream
+from lakehouse.session import allocation, executor_options, packed, spark_session
+from lakehouse.settings import PROJECT, Executors, FlowRun, Settings, Stream
+from lakehouse.stack import StackError
 
 
 def test_a_fixed_number_of_executors_is_said_to_every_cluster_manager() -> None:
@@ -49,6 +50,12 @@ def test_a_flow_says_what_differs_and_has_the_rest_from_the_stream() -> None:
     assert (logs.trigger, logs.weight) == (timedelta(seconds=9), 3)
     assert (events.trigger, events.weight) == (timedelta(seconds=2), 1)
     assert logs.max_records_per_batch == events.max_records_per_batch == stream.max_records_per_batch
+
+
+def test_without_the_connectors_jars_no_session_is_begun(tmp_path: Path) -> None:
+    """Spark itself says nothing of them until a query asks for Kafka."""
+    with pytest.raises(StackError, match=r"12 spark jars are missing in .* `lakehouse setup`"):
+        spark_session(Settings(home=tmp_path, jars=tmp_path), "trial")
 
 
 def test_executors_can_import_the_flows_from_what_they_are_given_alone(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.readwriter import DataStreamWriter
 
-from lakehouse.session import jars
 from lakehouse.settings import Settings, load
+from lakehouse.stack import jar_paths
 
 _CONF = {
     "spark.ui.enabled": "false",
@@ -127,7 +127,7 @@ def main(root: str) -> None:
 def _session(settings: Settings) -> SparkSession:
     builder = SparkSession.builder.appName("merge-chain").master(settings.spark.master)
     conf = _CONF | {
-        "spark.jars": ",".join(map(str, jars(settings))),
+        "spark.jars": ",".join(map(str, jar_paths(settings, "spark"))),
         "spark.driver.memory": settings.spark.driver_memory,
         "spark.hadoop.fs.defaultFS": settings.hdfs.uri,
         "spark.hadoop.dfs.replication": str(settings.hdfs.replication),

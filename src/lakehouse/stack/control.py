@@ -69,9 +69,7 @@ def up(settings: Settings, fresh: bool = False, only: Iterable[str] | None = Non
         running = {name for name, state in states.items() if state["state"] not in ENDED}
         if fresh:
             if busy := sorted(running & {server.name for server in wanted}):
-                raise StackError(
-                    f"{', '.join(busy)} still running, data not wiped: run `python -m lakehouse.stack down` first"
-                )
+                raise StackError(f"{', '.join(busy)} still running, data not wiped: run `lakehouse down` first")
             for name in [*(server.name for server in wanted), *strange]:
                 shutil.rmtree(settings.home / "data" / name, ignore_errors=True)
         starting = [server for server in wanted if server.name not in running]

@@ -30,7 +30,7 @@ PIECE = 30
 RUNS = 3
 
 SOURCES = Path(__file__).with_name("java")
-FETCH = "`python -m lakehouse.stack fetch`"
+FETCH = "`lakehouse setup`"
 
 
 def jars_folder(settings: Settings) -> Path:

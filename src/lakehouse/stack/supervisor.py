@@ -245,7 +245,7 @@ def send(settings: Settings, name: str, sig: signal.Signals = signal.SIGKILL) ->
     """
     state = states(settings).get(name)
     if not state or not state["pid"]:
-        raise StackError(f"{name} is not running: see `python -m lakehouse.stack status`")
+        raise StackError(f"{name} is not running: see `lakehouse status`")
     _rpc(settings).signalProcess(name, str(sig.value))
     return state["pid"]
 
