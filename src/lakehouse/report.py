@@ -118,10 +118,10 @@ def show_maintenance(found: dict[str, Any]) -> None:
         console.print(f"kept for {escape(hold['who'])}: {hold['table']} from version {hold['version']} on")
     for topic, past in (found.get("retention") or {}).items():
         if past["records"]:
-            what = "were deleted" if past["deleted"] else "would be deleted if stream.expire were on"
+            what = "were deleted" if past["deleted"] else "would be deleted"
             console.print(
                 f"{topic}: {past['records']:,} records are older than the contract's {past['retention_days']} days and "
-                f"{what}"
+                f"{what}{'' if past['expires'] else ' if stream.expire were on'}"
             )
     for collection, count in (found.get("mongodb") or {}).items():
         console.print(f"mongodb {escape(collection)}: {count:,} documents past their time")

@@ -41,7 +41,7 @@ def expire(settings: Settings, now: datetime, dry_run: bool, storage: Callable[[
     cuts = lake.cuts()
     found = {flow.topic: past(lake, flow, cuts.get(flow.topic), now) for flow in FLOWS}
     if not settings.stream.expire or dry_run:
-        return {topic: _shown(one, False) for topic, one in found.items()}
+        return {topic: _shown(one, settings.stream.expire, False) for topic, one in found.items()}
     starts = {topic: {**(cuts[topic].starts if topic in cuts else {}), **one["starts"]} for topic, one in found.items()}
     held = lake.dataset(quarantine.TABLE.name)
     # What another run died before is made up for: in quarantine, and below in the store.
@@ -55,7 +55,7 @@ def expire(settings: Settings, now: datetime, dry_run: bool, storage: Callable[[
         for flow in FLOWS:
             if starts[flow.topic] and flow.silver.name in SILVER_INDEX:
                 sink.expire(SILVER_INDEX[flow.silver.name], starts[flow.topic])
-    return {topic: _shown(one, True) for topic, one in found.items()}
+    return {topic: _shown(one, True, True) for topic, one in found.items()}
 
 
 def _delete(lake: Lake, storage: Storage, found: dict[str, Any], starts: dict[str, dict[int, int]]) -> None:
@@ -100,10 +100,11 @@ def past(lake: Lake, flow: Flow, cut: Cut | None, now: datetime) -> dict[str, An
     return one
 
 
-def _shown(one: dict[str, Any], deleted: bool) -> dict[str, Any]:
+def _shown(one: dict[str, Any], expires: bool, deleted: bool) -> dict[str, Any]:
     return {
         "retention_days": one["retention_days"],
         "until": one["until"].isoformat().replace("+00:00", "Z"),
         "records": one["records"],
+        "expires": expires,
         "deleted": deleted,
     }
