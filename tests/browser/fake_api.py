@@ -18,7 +18,7 @@ from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serving import pages, problems
-from serving.auth import Caller, Keys, Scope, caller
+from serving.auth import Caller, Keys, caller
 from serving.problems import Problem
 from serving.rest import lineage
 from serving.steps import minutes
@@ -26,6 +26,10 @@ from serving.steps import minutes
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 26, 9, 30, 20, tzinfo=UTC)
 KEYS = Keys({"browser": "b" * 32})
+Metrics = Annotated[Caller, Depends(caller(KEYS, "read:metrics"))]
+Tables = Annotated[Caller, Depends(caller(KEYS, "read:tables"))]
+Users = Annotated[Caller, Depends(caller(KEYS, "read:users"))]
+Logs = Annotated[Caller, Depends(caller(KEYS, "read:logs"))]
 TYPES = {
     "view": 96.0, "like": 31.0, "visit": 14.0, "comment": 15.0, "search": 11.0, "bookmark": 7.5, "share": 5.5,
     "follow": 4.6, "unlike": 2.8, "post": 1.9,
@@ -134,11 +138,6 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
     problems.install(app)
     app.include_router(pages.router(dist))
 
-    def reads(scope: Scope) -> Any:
-        return Annotated[Caller, Depends(caller(KEYS, scope))]
-
-    metrics, tables, users, logs = reads("read:metrics"), reads("read:tables"), reads("read:users"), reads("read:logs")
-
     @app.middleware("http")
     async def watched(request: Request, call_next: Any) -> Any:
         if request.url.path.startswith("/v1/"):
@@ -150,7 +149,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
     # --- metrics -----------------------------------------------------------------------------------------------------
 
     @app.get("/v1/activity")
-    def activity(_: metrics, request: Request) -> Response:
+    def activity(_: Metrics, request: Request) -> Response:
         world.need("hdfs")
 
         def rows(since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -164,14 +163,14 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, "window_start", rows)
 
     @app.get("/v1/activity/live")
-    def live(_: metrics) -> dict[str, Any]:
+    def live(_: Metrics) -> dict[str, Any]:
         world.need("redis")
         if world.quiet:
             return {"at": None, "active_users": None, "events_1m": {}}
         return world.site()
 
     @app.get("/v1/posts/trending")
-    def trending(_: metrics, limit: int = 20, device: str | None = None, referrer: str | None = None) -> dict[str, Any]:
+    def trending(_: Metrics, limit: int = 20, device: str | None = None, referrer: str | None = None) -> dict[str, Any]:
         world.need("redis")
         part = device or referrer or ""
         if part == "nowhere.example" or world.quiet:
@@ -179,7 +178,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _page(_trending(part, limit))
 
     @app.get("/v1/posts/{post}/engagement")
-    def engagement(post: str, _: metrics, request: Request) -> Response:
+    def engagement(post: str, _: Metrics, request: Request) -> Response:
         world.need("hdfs")
 
         def rows(since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -196,13 +195,13 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, None, rows)
 
     @app.get("/v1/services")
-    def services(_: metrics) -> dict[str, Any]:
+    def services(_: Metrics) -> dict[str, Any]:
         world.need("hdfs")
         newest = world.now.replace(second=0) - 2 * MINUTE
         return _page([] if world.quiet else [_health(world, name, newest) for name in SERVICES])
 
     @app.get("/v1/services/{name}/health")
-    def health(name: str, _: metrics, request: Request) -> Response:
+    def health(name: str, _: Metrics, request: Request) -> Response:
         world.need("hdfs")
 
         def rows(since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -213,7 +212,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, "window_start", rows)
 
     @app.get("/v1/services/{name}/paths")
-    def paths(name: str, _: metrics, minutes: int = 60, limit: int = 20) -> dict[str, Any]:
+    def paths(name: str, _: Metrics, minutes: int = 60, limit: int = 20) -> dict[str, Any]:
         world.need("hdfs")
         if not 1 <= minutes <= 1440:
             raise Problem(422, "invalid-request", "The parameter minutes is wrong: 1 to 1440.")
@@ -227,7 +226,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _page(found[:limit])
 
     @app.get("/v1/hosts")
-    def hosts(_: metrics) -> dict[str, Any]:
+    def hosts(_: Metrics) -> dict[str, Any]:
         world.need("hdfs")
         newest = world.now.replace(second=0) - MINUTE
         return _page([] if world.quiet else [
@@ -239,7 +238,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         ])  # fmt: skip
 
     @app.get("/v1/hosts/{name}/utilization")
-    def utilization(name: str, _: metrics, request: Request) -> Response:
+    def utilization(name: str, _: Metrics, request: Request) -> Response:
         world.need("hdfs")
 
         def rows(since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -253,7 +252,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, "window_start", rows)
 
     @app.get("/v1/anomalies")
-    def anomalies(_: metrics, request: Request) -> Response:
+    def anomalies(_: Metrics, request: Request) -> Response:
         world.need("hdfs")
         begins = world.now.replace(second=0) - INCIDENT[0] * MINUTE
         unusual = [
@@ -274,7 +273,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, "time", rows)
 
     @app.get("/v1/forecasts")
-    def forecasts(_: metrics, request: Request) -> Response:
+    def forecasts(_: Metrics, request: Request) -> Response:
         world.need("hdfs")
 
         def rows(since: datetime, until: datetime) -> Iterator[dict[str, Any]]:
@@ -293,12 +292,12 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _collection(world, request, "time", rows)
 
     @app.get("/v1/alerts")
-    def alerts(_: metrics) -> dict[str, Any]:
+    def alerts(_: Metrics) -> dict[str, Any]:
         world.need("mongodb")
         return _page([] if world.quiet else _alerts(world))
 
     @app.get("/reports")
-    def reports(_: metrics, limit: int = 100) -> dict[str, Any]:
+    def reports(_: Metrics, limit: int = 100) -> dict[str, Any]:
         world.need("hdfs")
         days = [] if world.quiet else [world.now.date() - timedelta(days=back) for back in range(1, 1 + min(limit, 9))]
         made = [{"date": day.isoformat(), "made_at": f"{day + timedelta(days=1)}T00:10:00Z"} for day in days]
@@ -307,30 +306,30 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         )
 
     @app.get("/reports/{name}")
-    def report(name: str, _: metrics, lang: str = "en") -> Response:
+    def report(name: str, _: Metrics, lang: str = "en") -> Response:
         world.need("hdfs")
         return Response(f"{name} {lang}", media_type="text/html" if name.endswith("html") else "application/pdf")
 
     # --- the platform ------------------------------------------------------------------------------------------------
 
     @app.get("/v1/status")
-    def status(_: metrics) -> dict[str, Any]:
+    def status(_: Metrics) -> dict[str, Any]:
         return _status(world)
 
     @app.get("/v1/lineage")
-    def lineage_(_: tables) -> dict[str, Any]:
+    def lineage_(_: Tables) -> dict[str, Any]:
         return lineage.all_of(_status(world))
 
     @app.get("/v1/lineage/{name}")
-    def lineage_of(name: str, _: tables) -> dict[str, Any]:
+    def lineage_of(name: str, _: Tables) -> dict[str, Any]:
         return lineage.one(name, _status(world))
 
     @app.get("/v1/tables")
-    def tables_(_: tables) -> dict[str, Any]:
+    def tables_(_: Tables) -> dict[str, Any]:
         return _page([{"name": name, "key": [], "time": None, "columns": []} for name in _TABLES])
 
     @app.get("/v1/tables/{name}")
-    def table(name: str, _: tables) -> dict[str, Any]:
+    def table(name: str, _: Tables) -> dict[str, Any]:
         world.need("hdfs")
         if name not in _TABLES:
             raise Problem(404, "no-such-table", f"There is no table {name}.")
@@ -340,7 +339,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
     # --- users and logs ----------------------------------------------------------------------------------------------
 
     @app.get("/v1/users/{user}/activity")
-    def user_activity(user: str, who: users, days: int = 30) -> dict[str, Any]:
+    def user_activity(user: str, who: Users, days: int = 30) -> dict[str, Any]:
         _own(who, user)
         world.need("mongodb")
         if not user.startswith("u") or world.quiet:
@@ -348,7 +347,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _user(world, user, days)
 
     @app.get("/v1/users/{user}/recommendations")
-    def recommendations(user: str, who: users, limit: int = 20) -> dict[str, Any]:
+    def recommendations(user: str, who: Users, limit: int = 20) -> dict[str, Any]:
         _own(who, user)
         world.need("redis")
         items = [{"post_id": one["post_id"], "score": one["score"] / 250} for one in _trending(user, limit)]
@@ -358,7 +357,7 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         }  # fmt: skip
 
     @app.get("/v1/users/{user}/notifications")
-    def notifications(user: str, who: users, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    def notifications(user: str, who: Users, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
         _own(who, user)
         world.need("mongodb")
         begin = int(cursor or 0)
@@ -366,14 +365,14 @@ def create(world: World, dist: Path = pages.DIST) -> FastAPI:
         return _page(found, str(begin + limit) if begin + limit < 47 else None)
 
     @app.get("/v1/logs/search")
-    def search(who: logs, request: Request) -> dict[str, Any]:
+    def search(who: Logs, request: Request) -> dict[str, Any]:
         return _search(world, who, request)
 
     # --- live --------------------------------------------------------------------------------------------------------
 
     @app.get("/v1/stream")
     async def stream(
-        who: metrics, events: str, user_id: str | None = None, last_event_id: Annotated[str | None, Header()] = None
+        who: Metrics, events: str, user_id: str | None = None, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
         kinds = set(events.split(","))
         if unknown := sorted(kinds - {"live", "trending", "notification", "alert", "table"}):

@@ -200,7 +200,9 @@ def test_every_name_can_be_read(held: Settings, spark: SparkSession) -> None:
 
 def test_a_table_is_read_as_it_was(held: Settings, spark: SparkSession) -> None:
     register(spark, held, [HISTORY])
-    commits = dict(spark.sql(f"describe history {HISTORY}").select("version", "timestamp").collect())
+    commits: dict[int, datetime] = dict(
+        spark.sql(f"describe history {HISTORY}").select("version", "timestamp").collect()
+    )
     versions = (None, 0, 1, commits[1])
     assert [read_table(spark, held, HISTORY, version).count() for version in versions] == [9, 3, 6, 6]
     assert spark.sql(f"select * from {HISTORY} version as of 1").count() == 6

@@ -24,6 +24,7 @@ import pytest
 import redis
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from pydantic import SecretStr
 from websockets.sync.client import connect
 
 from lakehouse.settings import PROJECT, Settings
@@ -139,7 +140,7 @@ class Client:
         self._stack.close()
         self._stack = ExitStack()
 
-    def until(self, true: Callable[[list[Event]], bool]) -> None:
+    def until(self, true: Callable[..., bool]) -> None:
         deadline = time.monotonic() + WITHIN_S
         while not true(self.source.events):
             assert time.monotonic() < deadline, self.source.events[-5:]
@@ -248,7 +249,7 @@ def test_stores_that_are_away_are_told_and_the_stream_goes_on(stack: Settings, t
     through = stack.model_copy(
         update={
             "kafka": stack.kafka.model_copy(update={"bootstrap_servers": f"127.0.0.1:{broker.port}"}),
-            "redis": type(stack.redis)(url=f"redis://127.0.0.1:{store.port}{at.path}"),
+            "redis": type(stack.redis)(url=SecretStr(f"redis://127.0.0.1:{store.port}{at.path}")),
         }
     )
 

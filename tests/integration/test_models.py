@@ -136,8 +136,9 @@ def test_all_three_are_trained_promoted_and_write_what_they_say(lived: Settings,
     users, most, versions = rows(lived, "select count(distinct user_id), max(rank), min(model_version) from "
                                         "gold.recommendations")[0]  # fmt: skip
     assert users > 100 and most == 20 and versions == "1"
-    documents = MongoClient(lived.mongo.uri.get_secret_value())["models"]["recommendations"]
-    assert documents.count_documents({}) == users and len(documents.find_one()["items"]) == 20
+    documents = MongoClient[dict[str, Any]](lived.mongo.uri.get_secret_value())["models"]["recommendations"]
+    one = documents.find_one()
+    assert documents.count_documents({}) == users and one is not None and len(one["items"]) == 20
     client_of_redis = redis.Redis.from_url(lived.redis.url.get_secret_value(), decode_responses=True)
     posts = {key: client_of_redis.hgetall(key) for key in client_of_redis.scan_iter("features:post:*", 1000)}
     first = next(key for key, fields in posts.items() if fields["rank"] == "1")
@@ -168,13 +169,13 @@ def another(settings: Settings, model: str, **manifest: Any) -> str:
     from models.trained import Trained
 
     kind = __import__(f"models.{model}.kind", fromlist=["KIND"]).KIND
-    inputs = {
+    inputs: dict[str, dict[str, Any]] = {
         "recommender": {"history": [first.manifest.get("items", ["a"])[:2]], "n": [3]},
         "anomaly": {"time": [0.0], "values": [[1.0, 2.0]]},
-    }[model]
+    }
     import pandas as pd
 
-    frame = pd.DataFrame(inputs)
+    frame = pd.DataFrame(inputs[model])
     changed = {**first.manifest, **manifest}
     outputs = kind.call(kind.answers(changed, first.arrays), frame)
     trained = Trained(model, changed, first.arrays, {}, first.data, first.until, frame, outputs)

@@ -164,7 +164,9 @@ def test_what_is_wrong_in_a_store_is_found_and_mended_by_a_rebuild(stack: Settin
     with StreamProcess(stack):
         settled(stack)
     mongo, redis, elastic = MongoSink(stack), RedisSink(stack), ElasticsearchSink(stack)
-    key = mongo.database["user_activity"].find_one({})["_id"]
+    one = mongo.database["user_activity"].find_one({})
+    assert one is not None
+    key = one["_id"]
     mongo.database["user_activity"].delete_one({"_id": key})
     mongo.database["post_engagement"].update_one({}, {"$inc": {"views": 1}})
     latest = json.loads(redis.client.get("gold:activity_minute:latest"))

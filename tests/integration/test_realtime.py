@@ -75,7 +75,7 @@ def records(settings: Settings, broken: set[bytes]) -> Iterator[tuple[Any, ...]]
             value = message.value() or b""
             valid = value not in broken
             document = orjson.loads(value) if valid else {}
-            at = document.get("occurred_at") or document.get("@timestamp")
+            at = document.get("occurred_at") or document.get("@timestamp", "")
             identity = document.get("event_id") or document.get("event", {}).get("id")
             yield (
                 topic, message.partition(), message.offset(), message.timestamp()[1] * 1000,
@@ -164,7 +164,7 @@ def until(what: Any, seconds: float, processes: list[subprocess.Popen[bytes]], f
 def trial(settings: Settings, folder: Path, events: int, seed: int) -> None:
     broken = feed(settings, events, seed)
     client: Any = redis.Redis.from_url(settings.redis.url.get_secret_value().rpartition("/")[0] + "/5")
-    mongo = MongoClient(settings.mongo.uri.get_secret_value(), tz_aware=True)["trial"]
+    mongo = MongoClient[dict[str, Any]](settings.mongo.uri.get_secret_value(), tz_aware=True)["trial"]
     whole = lag(settings)
     with processors(settings, folder) as start:
         alive = {"one": start("one")}

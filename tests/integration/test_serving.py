@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import orjson
@@ -77,7 +78,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         elastic.prepare()
         elastic.index("logs-service", [("l1", orjson.dumps(log), None)])
         elastic.refresh()
-        with MongoClient(settings.mongo.uri.get_secret_value()) as client:
+        with MongoClient[dict[str, Any]](settings.mongo.uri.get_secret_value()) as client:
             told = {"_id": "n1", "user_id": "u1", "rule": "r", "severity": "info", "kind": "fired", "subject": "p1",
                     "at": AT, "text": "told"}  # fmt: skip
             client[settings.mongo.database].notifications.insert_one(told)

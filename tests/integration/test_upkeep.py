@@ -7,7 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from uuid import uuid4
 
 import pytest
@@ -125,7 +125,7 @@ def test_a_maintained_lake_on_hdfs_balances_and_its_backup_becomes_another(stack
     assert result["balanced"], problems(result)
     # Months later, in that lake alone.
     alone = {"HDFS__ROOT": "/other", "STREAM__EXPIRE": "true", "STREAM__STORES": "[]", "OFF": '["mongodb"]'}
-    there = {f"LAKEHOUSE_{name}": value for name, value in alone.items()}
+    there: dict[str, Any] = {f"LAKEHOUSE_{name}": value for name, value in alone.items()}
     found = json.loads(run(stack, "-c", LATER, "95", **there).splitlines()[-1])
     assert found["problems"] == [] and found["retention"]["service-logs"]["deleted"], found
     left = audit(other, stores=False, kafka=False)

@@ -160,7 +160,7 @@ class Run:
     def counts(self, topic: str) -> tuple[int, int, int, int]:
         """(records, valid, quarantined, duplicates) that the ledger proves."""
         rows = [r for r in self.rows("ops.ledger") if r["topic"] == topic]
-        return tuple(sum(r[n] for r in rows) for n in ("records", "valid", "quarantined", "duplicates"))  # type: ignore
+        return tuple(sum(r[n] for r in rows) for n in ("records", "valid", "quarantined", "duplicates"))
 
 
 def _text(row: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def on_disk(run: Run, who: str = WHO) -> list[str]:
 def balanced(run: Run) -> dict[str, Any]:
     found = audit(run.settings, stores=False, kafka=False)
     assert found["problems"] == []
-    return found["topics"]["user-events"]  # type: ignore[no-any-return]
+    return found["topics"]["user-events"]
 
 
 @pytest.fixture

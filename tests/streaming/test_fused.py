@@ -240,6 +240,7 @@ def test_nothing_is_cut_after_a_failure(run: Run, batches: list[dict[str, pa.Tab
     with pytest.raises(Cut):
         run.fused.written()
     run.fused.rest(wholly=True)
+    assert run.fused.writing is not None
     assert isinstance(run.fused.writing.exception(60), Cut)
     assert {cut.seq for cut in run.lake.cuts().values()} == {1}
 

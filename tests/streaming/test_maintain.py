@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 from pyspark.sql import SparkSession
 
 from lakehouse.runtime.checkpoints import Generation
@@ -27,7 +28,10 @@ from tests.streaming.test_compaction import files
 DAY = timedelta(days=1)
 ORIGIN = datetime(2026, 10, 1, 20, tzinfo=UTC)
 SILVER, GOLD = "silver.user_events", "gold.activity_minute"
-AWAY = {"mongo": Mongo(uri="mongodb://127.0.0.1:1/"), "elasticsearch": Elasticsearch(url="http://127.0.0.1:1")}
+AWAY = {
+    "mongo": Mongo(uri=SecretStr("mongodb://127.0.0.1:1/")),
+    "elasticsearch": Elasticsearch(url=SecretStr("http://127.0.0.1:1")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +144,8 @@ def test_another_writer_who_was_first_is_no_failure(run: Run, batches: list[dict
     kept(run).start().feed(*batches)
 
     class Late(type(run.storage)):  # type: ignore[misc]
+        done = False
+
         def put(self, local: Path, uri: str) -> None:
             super().put(local, uri)
             if "user_events" in uri and "silver" in uri and ".zstd." in uri and not self.done:
@@ -147,7 +153,6 @@ def test_another_writer_who_was_first_is_no_failure(run: Run, batches: list[dict
                 assert compact(run.lake, run.writers[SILVER], above_files=0) == 6
 
     late = Late(run.spark, run.settings.home / "tmp")
-    late.done = False
     before = sorted(map(str, run.rows(SILVER)))
     found = maintain(run.settings, storage=late)
     assert any("another writer" in why for why in found["tables"][SILVER]["skipped"])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from lakehouse.contracts import contracts
@@ -24,9 +24,10 @@ from lakehouse.runtime.recovery import fill_index
 from lakehouse.runtime.seen import SeenIndex
 from lakehouse.sinks.delta import DeltaWriter
 from lakehouse.tables import Table, columns
+from lakehouse.upkeep.plan import differences
 from tests.streaming.feed import Run, checked, history, split
 from tests.streaming.test_maintain import follow
-from tests.unit.test_plan import CHANGES, HOME, NOW, differences
+from tests.unit.test_plan import CHANGES, HOME, NOW
 
 EVENTS = FLOWS[0]
 DEVICES = Aggregate(
@@ -151,6 +152,9 @@ def test_a_query_with_another_source_fails_on_its_checkpoint(spark: SparkSession
     assert verdict("a query with another source") == "migration"
     run.start().feed(batches[0])
 
+    def counted(batch: DataFrame, _: int) -> None:
+        batch.count()
+
     def follow(generation: int, *tables: str) -> None:
         frame = None
         for name in tables:
@@ -158,9 +162,7 @@ def test_a_query_with_another_source_fails_on_its_checkpoint(spark: SparkSession
             frame = one if frame is None else frame.union(one)
         assert frame is not None
         writer = frame.writeStream.option("checkpointLocation", f"{run.settings.root}/_checkpoints/x/g{generation}")
-        writer.foreachBatch(lambda batch, _: batch.count() and None).trigger(
-            availableNow=True
-        ).start().awaitTermination()
+        writer.foreachBatch(counted).trigger(availableNow=True).start().awaitTermination()
 
     follow(1, "silver.service_logs", "silver.system_metrics")
     with pytest.raises(PySparkException):

@@ -45,7 +45,7 @@ def spoil(run: Run, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def problems(run: Run) -> list[dict[str, Any]]:
-    return audit(run.settings, stores=False, kafka=False)["problems"]  # type: ignore[no-any-return]
+    return audit(run.settings, stores=False, kafka=False)["problems"]
 
 
 def test_a_span_of_gold_is_mended_and_what_lies_outside_is_left(alone: Run) -> None:

@@ -64,8 +64,8 @@ def test_interactions_of_events_are_the_same_with_and_without_spark(spark: Spark
     frame = events()
     found = interactions(spark.createDataFrame(frame), NOW).toPandas()
     order = ["user_id", "item_id"]
-    made = [f.sort_values(order, ignore_index=True) for f in (found, interactions_of(frame, NOW))]
-    pd.testing.assert_frame_equal(*made, check_exact=False, rtol=1e-12)
+    made, same = (f.sort_values(order, ignore_index=True) for f in (found, interactions_of(frame, NOW)))
+    pd.testing.assert_frame_equal(made, same, check_exact=False, rtol=1e-12)
     assert len(found) > 20
 
 
@@ -105,8 +105,8 @@ def test_spark_recommends_everybody_what_the_processor_answers_on_the_same_histo
 def test_features_of_posts_are_the_same_with_and_without_spark(spark: SparkSession, half_life: float | None) -> None:
     frame = events()
     found = features.of_posts(spark.createDataFrame(frame), NOW, half_life).toPandas()
-    same = duckdb.sql(features.posts_sql("frame", NOW, half_life, "duckdb")).df()
+    same = duckdb.execute(features.posts_sql("frame", NOW, half_life, "duckdb")).df()
     assert list(found) == list(same) and sorted(found["post_id"]) == ["p1", "p2", "p3"]
     for name in ("interactions", "users", "rank", "attention"):
-        both = [f.sort_values("post_id")[name].to_numpy(float) for f in (found, same)]
-        assert np.allclose(*both, rtol=1e-9, equal_nan=True), name
+        one, other = (f.sort_values("post_id")[name].to_numpy(float) for f in (found, same))
+        assert np.allclose(one, other, rtol=1e-9, equal_nan=True), name

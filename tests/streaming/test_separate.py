@@ -45,14 +45,14 @@ class Separate(Run):
     def begin(
         self, topics: Iterable[str] = TOPICS, dies: tuple[str, str] | None = None, erased: Erased | None = None
     ) -> Separate:
-        self.dies, self.writers = dies, create_tables(self.storage, self.lake)
-        progress = roll_back(self.lake, self.writers)
+        self.dies, writers = dies, create_tables(self.storage, self.lake)
+        progress = roll_back(self.lake, writers)
         self.queries = {}
         for flow in FLOWS:
             if flow.topic in topics:
                 contract, at = contracts()[flow.topic], progress[flow.topic]
                 self.queries[flow.topic] = SeparatePass(
-                    self.spark, flow, contract, self.lake, self.writers, at, contract.duplicate_horizon, self.perform,
+                    self.spark, flow, contract, self.lake, writers, at, contract.duplicate_horizon, self.perform,
                     erased,
                 )  # fmt: skip
         return self

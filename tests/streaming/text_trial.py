@@ -44,7 +44,9 @@ def silver(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
         *(("comment", noon, text) for text in ("I love this", "이거 정말 좋아요", "terrible, I hate it", None, " ")),
         *(("comment", before, "awful"), ("view", noon, "great"), ("search", noon, "harbour bridge")),
     ]
-    logs = [(noon, "GET /", ("error",), (text,)) for text in ERRORS]
+    logs: list[tuple[datetime, str, tuple[str], tuple[str] | None]] = [
+        (noon, "GET /", ("error",), (text,)) for text in ERRORS
+    ]
     logs += [
         (noon, "out of memory", ("FATAL",), None),
         (noon, "fine", ("info",), None),

@@ -32,7 +32,7 @@ def small_model(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)  # where MLflow without a server keeps artefacts
     shutil.copy(empty_registry, tmp_path / "mlflow.db")
     monkeypatch.setattr(models.kinds, "KINDS", ("means",))
-    monkeypatch.setitem(sys.modules, "models.means.kind", type("M", (), {"KIND": Means()}))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "models.means.kind", type("M", (), {"KIND": Means()}))
     monkeypatch.setattr(lifecycle, "SOURCES", {"means": ()})
     lake = local_lake(tmp_path)
     write(lake, "ops.promotions", [])

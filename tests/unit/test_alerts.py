@@ -54,7 +54,8 @@ def written(folder: Path, rule: str = "", rest: str = "") -> Alerts:
 
 def walk(rule: Rule, bad: list[bool]) -> list[str | None]:
     """What a rule says over minutes that match or do not."""
-    state, told = None, []
+    state: Standing | None = None
+    told: list[str | None] = []
     for minute, is_bad in enumerate(bad):
         state, kind = step(rule, state, FAILING if is_bad else {}, NOON + minute * MINUTE)
         told.append(kind)
@@ -62,8 +63,8 @@ def walk(rule: Rule, bad: list[bool]) -> list[str | None]:
 
 
 def failing(held: int = 0, again: int = 0) -> Rule:
-    spans = {"held": timedelta(minutes=held), "again_after": timedelta(minutes=again)}
-    return replace(SHIPPED["service error rate"], **spans)
+    of_held, of_again = timedelta(minutes=held), timedelta(minutes=again)
+    return replace(SHIPPED["service error rate"], held=of_held, again_after=of_again)
 
 
 # --- facts ---------------------------------------------------------------------------------------------------------

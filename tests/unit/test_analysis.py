@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
+from pyspark.sql.types import StructType
 
 from lakehouse.settings import Elasticsearch, Mongo, Settings
 from lakehouse.sources.analysis import INDICES, StoreError, register
@@ -55,4 +56,5 @@ def test_only_what_elasticsearch_holds_can_be_searched() -> None:
 
 
 def test_structs_have_their_fields_in_the_order_of_elasticsearch() -> None:
-    assert INDICES["logs-service"]["error"].dataType.names == ["code", "id", "message", "stack_trace", "type"]
+    error = INDICES["logs-service"]["error"].dataType
+    assert isinstance(error, StructType) and error.names == ["code", "id", "message", "stack_trace", "type"]

@@ -135,11 +135,11 @@ class TinyLake:
             for flow in FLOWS:
                 connection.register("silver", self.tables[flow.silver.name])
                 for aggregate in flow.gold:
-                    answer = connection.execute(aggregate.sql("silver", "duckdb")).to_arrow_table()
+                    answer = connection.sql(aggregate.sql("silver", "duckdb")).to_arrow_table()
                     self.tables[aggregate.name] = answer.cast(aggregate.table.arrow)
                 if flow.snapshots:
                     as_of = "(select date_trunc('minute', max(timestamp)) from silver)"
-                    answer = connection.execute(trending_posts.sql("silver", as_of, "duckdb")).to_arrow_table()
+                    answer = connection.sql(trending_posts.sql("silver", as_of, "duckdb")).to_arrow_table()
                     self.tables[trending_posts.TABLE.name] = answer.cast(trending_posts.TABLE.arrow)
         for name in self.tables:
             self.write(name)
@@ -607,7 +607,7 @@ def test_what_kafka_has_is_held_against_bronze_byte_for_byte(lake: TinyLake, run
     topic = TOPICS[0]
     records(run, topic)
     kafka.prepare(run, {0: 1, 1: 0})  # offset 0/0 has expired
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (row["partition"], row["offset"], int(row["timestamp"].timestamp() * 1e6), row["key"], row["value"], [])
         for row in lake.tables["bronze.user_events"].to_pylist()
         if (row["partition"], row["offset"]) != (0, 0)

@@ -35,7 +35,7 @@ def test_there_is_one_contract_a_topic() -> None:
 def test_the_event_contract_says_what_the_design_says() -> None:
     contract = contracts()["user-events"]
     assert [f.name for f in contract.fields if f.required] == ["event_id", "event_type", "user_id", "occurred_at"]
-    types = {"visit", "view", "like", "unlike", "comment", "share", "bookmark", "follow", "search", "post"}
+    types = frozenset({"visit", "view", "like", "unlike", "comment", "share", "bookmark", "follow", "search", "post"})
     assert next(f for f in contract.fields if f.name == "event_type").values == types
     assert (contract.identity, contract.key, contract.samples) == (("event_id",), ("user_id",), False)
     assert contract.duplicate_horizon == timedelta(days=7)

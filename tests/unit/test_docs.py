@@ -121,7 +121,7 @@ def test_every_command_that_a_text_names_exists(path: Path) -> None:
 
 
 def test_every_command_that_an_error_or_docstring_names_exists() -> None:
-    wrong = {}
+    wrong: dict[str, list[list[str]]] = {}
     for path in SOURCES:
         text = re.sub(r"\"\s*\n\s*f?\"", "", path.read_text(encoding="utf-8")).replace("``", "`")
         found = [words for words in (HELD_OUT.sub("X", one).split() for one in named(text)) if known(words)]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
-from lakehouse import doctor
+from lakehouse import doctor, stack
 from lakehouse.doctor import Finding, examine
 from lakehouse.runtime.ledger import LEDGER
 from lakehouse.settings import Api, Settings
 from lakehouse.sources.topics import topic_config
+from lakehouse.stack import jdk
 from serving import keys
 from tests.unit.local_lake import local_lake, write
 
@@ -42,11 +47,11 @@ def test_a_check_that_cannot_look_is_a_problem_and_hides_no_other(tmp_path: Path
 
 def test_packages_that_are_not_as_locked_and_a_java_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
-    monkeypatch.setattr(doctor.jdk, "find", lambda environ: (Path("/j/bin/java"), []))
+    monkeypatch.setattr(jdk, "find", lambda environ: (Path("/j/bin/java"), []))
     assert [level for level, _ in levels(doctor.versions(settings))] == ["ok"]
-    real = doctor.metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "0.0" if name == "fastapi" else real(name))
-    monkeypatch.setattr(doctor.jdk, "find", lambda environ: (None, ["/x is version 11, not 17"]))
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == "fastapi" else real(name))
+    monkeypatch.setattr(jdk, "find", lambda environ: (None, ["/x is version 11, not 17"]))
     (package, java) = levels(doctor.versions(settings))
     assert package[0] == "problem" and "fastapi 0.0 (locked: " in package[1]
     assert java[0] == "problem" and "version 11" in java[1]
@@ -58,14 +63,14 @@ def test_jars_that_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("free", "level"), [(1 << 30, "problem"), (5 << 30, "warning"), (50 << 30, "ok")])
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     assert levels(doctor.space(Settings(home=tmp_path / "not" / "there")))[0][0] == level
 
 
 @pytest.mark.parametrize(("available", "level"), [(1 << 30, "warning"), (9 << 30, "ok")])
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int, level: str) -> None:
     memory = SimpleNamespace(available=available, total=16 << 30)
-    monkeypatch.setattr(doctor.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert levels(doctor.space(Settings(home=tmp_path)))[1][0] == level
 
 
@@ -91,7 +96,7 @@ def test_servers_that_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             "hdfs": {**one, "state": "EXISTING", "ready": False, "log": ""},
         }
 
-    monkeypatch.setattr(doctor.stack, "status", status)
+    monkeypatch.setattr(stack, "status", status)
     found = list(doctor.servers(Settings()))
     assert [one.level for one in found] == ["ok", "problem", "problem"]
     assert [one.remedy for one in found[1:]] == [
@@ -147,8 +152,8 @@ def test_hdfs(monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], wanted: li
 
 @pytest.mark.parametrize(("off", "level"), [(0.0, "ok"), (30.0, "problem"), (-30.0, "problem")])
 def test_clocks(monkeypatch: pytest.MonkeyPatch, off: float, level: str) -> None:
-    monkeypatch.setattr(doctor, "_redis_time", lambda settings: doctor.time.time() + off)
-    monkeypatch.setattr(doctor, "_mongo_time", lambda settings: doctor.time.time())
+    monkeypatch.setattr(doctor, "_redis_time", lambda settings: time.time() + off)
+    monkeypatch.setattr(doctor, "_mongo_time", lambda settings: time.time())
     assert [found for found, _ in levels(doctor.clocks(Settings()))] == [level, "ok"]
 
 

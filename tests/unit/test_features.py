@@ -32,7 +32,7 @@ def test_batch_and_stream_agree_at_every_moment(seed: int) -> None:
         [(f"u{u}", START + timedelta(seconds=random.uniform(0, 9000))) for u in range(6) for _ in range(20)],
         columns=["user_id", "moment"],
     )
-    found = duckdb.sql(features.sql("events", "moments", "duckdb")).df().set_index(["user_id", "moment"])
+    found = duckdb.execute(features.sql("events", "moments", "duckdb")).df().set_index(["user_id", "moment"])
     checked = 0
     for user, moment in moments.itertuples(index=False):
         past = events[(events.user_id == user) & (events.occurred_at <= moment)]
@@ -53,8 +53,8 @@ def test_what_comes_after_a_moment_does_not_change_its_row() -> None:
     events = history(9)
     moments = pd.DataFrame({"user_id": ["u1"], "moment": [START + timedelta(hours=1)]})
     past = events[events.occurred_at <= START + timedelta(hours=1)]
-    whole = duckdb.sql(features.sql("events", "moments", "duckdb")).df()
-    known = duckdb.sql(features.sql("past", "moments", "duckdb")).df()
+    whole = duckdb.execute(features.sql("events", "moments", "duckdb")).df()
+    known = duckdb.execute(features.sql("past", "moments", "duckdb")).df()
     assert len(moments) == len(whole) == 1 and len(past) < len(events)
     pd.testing.assert_frame_equal(whole, known)
 

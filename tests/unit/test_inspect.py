@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from lakehouse.inspect import _not_in_gold, _since, behind, tables, targets
+from lakehouse.inspect import Targets, _not_in_gold, _since, behind, tables, targets
 from lakehouse.settings import Settings
 from lakehouse.sources.lake import Lake
 from lakehouse.trace import TraceError, render, trace
 from tests.unit.local_lake import local_lake, write
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-NOTHING = {"changes": {}, "silver": {}}
+NOTHING: Targets = {"changes": {}, "silver": {}}
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import jsonschema_rs
 import pytest
 from openlineage.client import OpenLineageClient
 from openlineage.client.transport.file import FileConfig, FileTransport
+from pyspark.sql.types import DataType, StructType
 from typer.testing import CliRunner
 
 from lakehouse import openlineage
 from lakehouse.cli import app
-from lakehouse.flows import ANALYSES, FLOWS, LIVE, STORES, TABLES
+from lakehouse.flows import ANALYSES, FLOWS, LIVE, STORES, TABLES, LiveKey, StoreKey
 from lakehouse.lineage import STAGES, LineageError, derived, graph
 from lakehouse.openlineage import Emitter, Names, NotTaken, Teller, as_json, batches
 from lakehouse.settings import Kafka, Mongo, Settings
@@ -33,7 +34,7 @@ GENERATION = "6f1e7c4e-9c1b-4d5e-8f0a-000000000001"
 
 def test_every_topic_table_and_store_key_is_in_the_graph() -> None:
     nodes = graph().nodes
-    keys = [*STORES, *LIVE, *(key for analysis in ANALYSES for key in analysis.stores)]
+    keys: list[StoreKey | LiveKey] = [*STORES, *LIVE, *(key for analysis in ANALYSES for key in analysis.stores)]
     assert {f"kafka:{flow.topic}" for flow in FLOWS} | TABLES.keys() <= nodes.keys()
     assert {f"{key.store}:{key.name}" for key in keys} <= nodes.keys()
     assert all(name == node.id for name, node in nodes.items())
@@ -45,7 +46,7 @@ def test_every_edge_leads_to_a_later_stage_and_every_store_key_has_one_writer() 
     order = [*TopologicalSorter({name: found.sources(name) for name in found.nodes}).static_order()]
     assert set(order) == set(found.nodes)
     assert all(rank[a] < rank[b] or (rank[a], rank[b]) == (5, 5) for a, b in found.edges)
-    keys = [f"{key.store}:{key.name}" for key in (*STORES, *LIVE)]
+    keys = [f"{key.store}:{key.name}" for both in (STORES, LIVE) for key in both]
     assert len(keys) == len(set(keys))
 
 
@@ -93,9 +94,9 @@ def test_every_source_column_is_one_of_what_it_is_said_to_be_of() -> None:
         if node.columns and node.schema is not None:
             assert set(node.columns) <= set(node.schema.names)
         for source in (*node.decided, *(one for sources in node.columns.values() for one in sources)):
-            schema = nodes[source.node].schema
-            assert schema is not None
+            schema: DataType | None = nodes[source.node].schema
             for part in source.column.split("."):
+                assert isinstance(schema, StructType)
                 schema = schema[part].dataType
             assert source.node in graph().upstream(node.id)
 

@@ -53,7 +53,7 @@ def test_the_card_of_a_version_that_no_longer_answers_says_so(small_model: Setti
     promote(small_model, first)
     promote(small_model, second)
     lifecycle.rollback(small_model, "means", "ann", "")
-    cards = [Registry(small_model)._client.get_model_version("means", one).description for one in (first, second)]
+    cards = [Registry(small_model)._client.get_model_version("means", one).description or "" for one in (first, second)]
     assert "It answers since" in cards[0] and f"It does not answer; version {first} does" in cards[1]
 
 

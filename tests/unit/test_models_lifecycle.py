@@ -40,7 +40,8 @@ def test_a_better_candidate_answers_and_an_even_better_one_replaces_it_until_it_
     began = time.monotonic()
     back = lifecycle.rollback(settings, "means", "ann", "complaints")
     assert time.monotonic() - began < 5
-    assert (back.version, back.action, champion.look()[0]) == (first, "rolled back", first)
+    looked = champion.look()
+    assert looked is not None and (back.version, back.action, looked[0]) == (first, "rolled back", first)
     assert Registry(settings).alias("means", "champion") == first
     assert [d.action for d in decisions(settings, "means")] == ["rolled back", "promoted", "promoted"]
 

@@ -25,7 +25,8 @@ def test_the_report_tells_how_good_both_are_and_how_far_they_agree(small_model: 
     assert report["agreement"] == {"same": 0.5}
     run = Registry(small_model)._client.get_model_version("means", challenger).run_id
     assert mlflow.artifacts.load_dict(f"runs:/{run}/{REPORT}") == report
-    assert Registry(small_model).answering("means").version == champion  # nothing was decided
+    answering = Registry(small_model).answering("means")
+    assert answering is not None and answering.version == champion  # nothing was decided
 
 
 def test_there_is_nothing_to_compare_without_a_champion_and_another_version(small_model: Settings) -> None:

@@ -54,7 +54,7 @@ def table(name: str, ddl: str, gone: str | None = None) -> dict[str, Any]:
 
 
 def declared(settings: Settings = SETTINGS, **changes: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(fingerprint(settings, **changes)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(fingerprint(settings, **changes)))
 
 
 def stream(**changes: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def facts(path: str, value: Any) -> dict[str, Any]:
     for step in way:
         place = place[step]
     place[last] = value
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def users_struct(*extra: list[Any], at: int | None = None) -> dict[str, Any]:

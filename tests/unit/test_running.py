@@ -59,7 +59,7 @@ def test_beside_servers_of_others_nothing_is_shipped(settings: Settings) -> None
         ("mongodb", {"alerts"}), ("redis", {"realtime"}), ("elasticsearch", set()),
     ],
 )  # fmt: skip
-def test_what_is_off_is_not_run_nor_what_needs_it(settings: Settings, off: str, without: set[str]) -> None:
+def test_what_is_off_is_not_run_nor_what_needs_it(settings: Settings, off: Component, without: set[str]) -> None:
     left = Settings(home=settings.home, off=(off,))
     assert running.programs(left).keys() == running.programs(Settings(home=settings.home)).keys() - without
     assert off not in left.stream.stores and off not in stack.status(left)

@@ -62,7 +62,7 @@ def test_another_version_learns_from_the_minutes_that_are_kept() -> None:
     found: list[Alarm] = []
     for minute in (TROUBLE, *CALM[501:504]):
         found += known.fold(minute, Version({"version": "2", "limits": {"span": 30}}))
-    assert known.version == "2" and START + 500 in [alarm.minute for alarm in found]
+    assert isinstance(known, Watched) and known.version == "2" and START + 500 in [alarm.minute for alarm in found]
 
 
 def test_a_measure_that_is_missing_is_no_trouble_and_the_other_is_still_watched() -> None:

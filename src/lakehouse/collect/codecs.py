@@ -186,9 +186,9 @@ class MultilineOptions(CodecOptions):
     negate: bool = False
     charset: Charset = "utf-8"
     multiline_tag: str = "multiline"
-    max_lines: int = Field(500, ge=1)
+    max_lines: int = Field(default=500, ge=1)
     max_bytes: Size = 10 * 1024 * 1024
-    auto_flush_interval: float | None = Field(None, gt=0)
+    auto_flush_interval: float | None = Field(default=None, gt=0)
     """Seconds of silence after which the last event is complete; without it the next one's first line completes it."""
 
 

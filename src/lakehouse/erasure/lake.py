@@ -6,6 +6,7 @@ Only for the one writer (``runtime/turns.py``). Files are immutable, so one that
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -142,7 +143,7 @@ class TopicErasure:
         for files in self.files.values():
             files.search()
 
-    def erase(self, writers: dict[str, DeltaWriter], progress: Progress, at: datetime, done: Done) -> None:
+    def erase(self, writers: Mapping[str, DeltaWriter], progress: Progress, at: datetime, done: Done) -> None:
         """Take the records that name somebody out of all tables of the topic; ``at`` becomes their ``erased_at``."""
         if progress.sealed:
             self._sealed(writers, done)
@@ -174,7 +175,7 @@ class TopicErasure:
                 done.vanished[aggregate.name] = [*done.vanished.get(aggregate.name, []), *vanished]
                 done.rows[aggregate.name] += changed.num_rows + len(vanished)
 
-    def _sealed(self, writers: dict[str, DeltaWriter], done: Done) -> None:
+    def _sealed(self, writers: Mapping[str, DeltaWriter], done: Done) -> None:
         """Take gold's rows about somebody out, those too that nobody could make again as their records have expired."""
         for aggregate in self.flow.gold:
             gone = drop_rows(self.lake, writers[aggregate.name], self.wanted)

@@ -14,7 +14,7 @@ import hmac
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def erase(settings: Settings, users: Iterable[str], step: Step = lambda _: None)
 
 def rewrite_tables(
     lake: Lake,
-    writers: dict[str, DeltaWriter],
+    writers: Mapping[str, DeltaWriter],
     progress: dict[str, Progress],
     topics: list[TopicErasure],
     wanted: Wanted,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,7 +95,7 @@ def trim(lake: Lake, writer: DeltaWriter, time_travel: timedelta) -> int:
     return len(old)
 
 
-def checkpoint(lake: Lake, writers: dict[str, DeltaWriter]) -> list[str]:
+def checkpoint(lake: Lake, writers: Mapping[str, DeltaWriter]) -> list[str]:
     """Sum up the log of every table that went on by ``CHECKPOINT_EVERY`` versions since its last checkpoint; which.
 
     Whoever opens a table reads its log from there.
@@ -108,7 +109,7 @@ def checkpoint(lake: Lake, writers: dict[str, DeltaWriter]) -> list[str]:
 class Compactor:
     """One round over all tables; the stream's process calls it every ``stream.compact_every``."""
 
-    def __init__(self, lake: Lake, writers: dict[str, DeltaWriter], above_files: int, time_travel: timedelta):
+    def __init__(self, lake: Lake, writers: Mapping[str, DeltaWriter], above_files: int, time_travel: timedelta):
         self.lake, self.writers, self.above_files, self.time_travel = lake, writers, above_files, time_travel
         self.tidied = -math.inf
 

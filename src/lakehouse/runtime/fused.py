@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ class Ingest(Batches):
     def __init__(
         self,
         passes: dict[str, FusedPass],
-        writers: dict[str, DeltaWriter],
+        writers: Mapping[str, DeltaWriter],
         workers: int,
         scratch: Path,
         cut_every: timedelta = timedelta(0),
@@ -204,7 +204,7 @@ class FusedPass:
         flow: Flow,
         contract: Contract,
         lake: Lake,
-        writers: dict[str, DeltaWriter],
+        writers: Mapping[str, DeltaWriter],
         index: SeenIndex,
         progress: Progress,
         horizon: timedelta,
@@ -512,7 +512,7 @@ def leaf_names(document: Any, path: str = "") -> set[str]:
     return {path}
 
 
-def changed_rows(topic: str, seq: int, touched: dict[str, pa.Table], writers: dict[str, DeltaWriter]) -> pa.Table:
+def changed_rows(topic: str, seq: int, touched: dict[str, pa.Table], writers: Mapping[str, DeltaWriter]) -> pa.Table:
     """Gold rows as batch ``seq`` left them -> rows of ``_internal.gold_changes``.
 
     Of tables that the stores do not hold row by row, one row says that the table changed.

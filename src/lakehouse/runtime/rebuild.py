@@ -221,7 +221,7 @@ class _Part(_Again):
             frame.where(f"timestamp >= timestamp'{low.isoformat()}' and timestamp < timestamp'{high.isoformat()}'")
         )
 
-    def swap(self, writers: dict[str, DeltaWriter], progress: Progress) -> int:
+    def swap(self, writers: Mapping[str, DeltaWriter], progress: Progress) -> int:
         """Put the rows in place of those that are there, with what has arrived since the cut; how many."""
         touched: dict[str, pa.Table] = {}
         if self.aggregate is not None:
@@ -299,7 +299,7 @@ def _both(one: Span, other: Span) -> Span | None:
 
 class _Rebuild(_Again):
     def __init__(
-        self, spark: SparkSession, lake: Lake, writers: dict[str, DeltaWriter], flow: Flow, progress: Progress
+        self, spark: SparkSession, lake: Lake, writers: Mapping[str, DeltaWriter], flow: Flow, progress: Progress
     ):
         super().__init__(spark, lake, flow, sealed=progress.sealed)
         self.writers, self.progress = writers, progress
@@ -350,7 +350,7 @@ class _Rebuild(_Again):
 
 
 def record(
-    writers: dict[str, DeltaWriter], flow: Flow, progress: Progress, touched: dict[str, pa.Table], engine: str
+    writers: Mapping[str, DeltaWriter], flow: Flow, progress: Progress, touched: dict[str, pa.Table], engine: str
 ) -> None:
     """A ledger row without records: the tables' new versions, and the gold rows that the stores must take over."""
     seq, now = progress.seq + 1, datetime.now(UTC)

@@ -58,7 +58,7 @@ def add_columns(lake: Lake, table: Table) -> int:
     return int(handle.version())
 
 
-def roll_back(lake: Lake, writers: dict[str, DeltaWriter], check: bool = True) -> dict[str, Progress]:
+def roll_back(lake: Lake, writers: Mapping[str, DeltaWriter], check: bool = True) -> dict[str, Progress]:
     """Undo what lies beyond each topic's last cut; the progress of every topic.
 
     ``check``: refuse to go on where a shared table lacks rows (a rebuild mends that, so it does not ask).

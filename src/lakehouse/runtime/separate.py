@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -150,7 +150,7 @@ class SeparatePass(Batches):
         flow: Flow,
         contract: Contract,
         lake: Lake,
-        writers: dict[str, DeltaWriter],
+        writers: Mapping[str, DeltaWriter],
         progress: Progress,
         horizon: timedelta,
         perform: effects.Perform = effects.perform,

@@ -31,8 +31,8 @@ def at(minutes: float) -> datetime:
 
 
 def rule(held: int = 0, again: int = 0, severity: Any = "warning", **more: Any) -> Rule:
-    spans = {"held": timedelta(minutes=held), "again_after": timedelta(minutes=again)}
-    return replace(SHIPPED["pipeline lags"], severity=severity, **spans, **more)
+    of_held, of_again = timedelta(minutes=held), timedelta(minutes=again)
+    return replace(SHIPPED["pipeline lags"], severity=severity, held=of_held, again_after=of_again, **more)
 
 
 def file(*rules: Rule, **more: Any) -> Alerts:

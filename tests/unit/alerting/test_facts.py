@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ OBJECTIVE = timedelta(seconds=1.5)
 
 
 def batch(seq: int, start: int, end: int, committed_us: int, partition: int = 0, **more: int) -> Batch:
-    counts = {"records": end - start, "quarantined": 0, "duplicates": 0} | more
+    counts: dict[str, Any] = {"records": end - start, "quarantined": 0, "duplicates": 0} | more
     return Batch("user-events", seq, partition, start, end, first_us=committed_us - 1, last_us=committed_us - 1,
                  committed_us=committed_us, **counts)  # fmt: skip
 

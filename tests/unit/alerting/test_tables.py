@@ -142,7 +142,7 @@ def test_one_wait_for_a_broker_that_is_away_is_enough_a_turn(lake: Settings) -> 
 
 
 def test_quality_is_of_batches_as_they_were_committed(lake: Settings) -> None:
-    more = {"quarantined": 4, "warnings": [("a", 3)], "drift": [("x", 2)]}
+    more: dict[str, Any] = {"quarantined": 4, "warnings": [("a", 3)], "drift": [("x", 2)]}
     write(lake, "ops.ledger", [row(1, 0, 40, NOON - MINUTE, **more), row(2, 40, 50, NOON + 1)])
     facts = Quality(ledger(lake, Log())).read(NOON, NOON, QUARTER).facts(NOON, QUARTER)["user-events"]
     assert (facts["quarantined_share"], facts["warnings"], facts["unknown_fields"]) == (0.1, 3, 2)

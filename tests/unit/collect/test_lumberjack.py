@@ -189,7 +189,7 @@ def test_tls_is_spoken_to_a_peer_whose_certificate_is_named(tmp_path: Path) -> N
         intake = Acknowledging()
         source = opened_input(plugin("beats", port=0, ssl_enabled=True, **files))
         async with running(source, intake) as port:
-            named = {"hosts": ["localhost"], "ssl_certificate": tmp_path / "cert.pem"}
+            named: dict[str, Any] = {"hosts": ["localhost"], "ssl_certificate": tmp_path / "cert.pem"}
             output = lumberjack(port, flush_size=1, **named)
             await asyncio.to_thread(output.send, events(3))
             output.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lakehouse.collect import collector
-from lakehouse.settings import Settings
+from lakehouse.settings import Component, Settings
 
 
-def outputs(tmp_path: Path, *off: str) -> set[str]:
+def outputs(tmp_path: Path, *off: Component) -> set[str]:
     settings = Settings(home=tmp_path, off=off)
     made = collector.collector(settings, settings.collect.pipeline)
     names = {sender.name for sender in made._senders}

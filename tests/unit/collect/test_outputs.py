@@ -120,8 +120,8 @@ class Index:
         if self.fails:
             raise self.fails.pop(0)
         if len(operations) > 2 * self.most:
-            raise ApiError("too large", meta=Meta(413), body={})  # type: ignore[arg-type]
-        items = []
+            raise ApiError("too large", meta=Meta(413), body={})
+        items: list[dict[str, dict[str, Any]]] = []
         for action, body in zip(operations[::2], operations[1::2], strict=True):
             ((kind, target),) = orjson.loads(action).items()
             document = orjson.loads(body)
@@ -167,7 +167,7 @@ def test_elasticsearch_refusals_are_dead_letters_and_only_what_was_busy_is_sent_
 
 
 def test_elasticsearch_that_is_down_leaves_all_of_it() -> None:
-    for error in (ConnectionError("refused"), ApiError("busy", meta=Meta(503), body={})):  # type: ignore[arg-type]
+    for error in (ConnectionError("refused"), ApiError("busy", meta=Meta(503), body={})):
         with pytest.raises(Away) as away:
             elastic(Index(fails=[error]), Refused()).send([event("a"), event("b")])
         assert len(away.value.left or []) == 2

@@ -80,6 +80,6 @@ def test_a_profile_goes_when_its_state_does() -> None:
         return SimpleNamespace(key=key.encode, value=lambda: value, offset=lambda: offset)
 
     state = msgspec.msgpack.encode(User(1, 2))
-    found = profiles([message("user:u1", state, 1), message("user:u2", state, 2), message("user:u1", None, 3)])  # type: ignore[list-item]
+    found = profiles([message("user:u1", state, 1), message("user:u2", state, 2), message("user:u1", None, 3)])
     assert [type(one) for one in found] == [DeleteOne, ReplaceOne]
     assert found[0] == DeleteOne({"_id": "u1", "version": {"$lte": 3}})

@@ -14,7 +14,7 @@ import pytest
 
 from lakehouse import alerts
 from lakehouse.gold.trending_posts import HALF_LIFE, WEIGHTS
-from lakehouse.realtime.posts import INTERACTIONS
+from lakehouse.realtime.users import INTERACTIONS
 from lakehouse.settings import Realtime
 
 from .logs import Logs
@@ -32,7 +32,7 @@ def events(seed: int, count: int) -> list[tuple[int, dict[str, Any]]]:
         arrival = START + number * 3600_000_000 // count
         delay = random.choice([0] * 6 + [random.randint(0, 20_000_000)] * 3 + [random.randint(0, 1800_000_000)])
         kind = random.choice(["visit", "view", "view", "view", "like", "unlike", "comment", "share", "post", "follow"])
-        event = {
+        event: dict[str, Any] = {
             "event_id": f"e{number}", "event_type": kind, "user_id": f"u{random.randint(0, 40)}",
             "occurred_at": datetime.fromtimestamp((arrival - delay) / 1e6, UTC).isoformat(),
             "page": f"/p{number}", "device": random.choice(["ios", "web"]),

@@ -40,12 +40,12 @@ SAID = {
     },
     "gone": {"at": AT.timestamp() - 100, "tasks": {"users": {"partitions": [], "waiting": 9}}},
 }
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {"name": "trend", "version": "3", "published_at": "2026-01-30T12:00:00Z", "age_s": 1},
     {"name": "anomaly", "version": None, "published_at": None, "age_s": None},
 ]
 DECISIONS = [{"model": "trend", "action": "promoted", "decisions": 3, "at": "2026-01-30T12:00:00Z"}]
-PROGRAMS = {
+PROGRAMS: dict[str, dict[str, Any]] = {
     "stream": {"state": "RUNNING", "pid": 1, "rss_mb": 2000.0, "restarts": 2, "exit_status": None, "log": ""},
     "serve": {"state": "EXITED", "pid": None, "rss_mb": None, "restarts": 0, "exit_status": 1, "log": ""},
 }

@@ -40,7 +40,9 @@ HOUR = timedelta(hours=1)
 
 
 def entry(number: int = 1, **changed: Any) -> Entry:
-    given = {"at": NOW, "subject": f"s{number}", "resource": "silver.user_events", "columns": ("text",), "rows": number}
+    given: dict[str, Any] = {
+        "at": NOW, "subject": f"s{number}", "resource": "silver.user_events", "columns": ("text",), "rows": number,
+    }  # fmt: skip
     return Entry(**(given | changed))
 
 

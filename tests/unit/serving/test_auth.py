@@ -69,7 +69,7 @@ BAD = {
     "the secret of another key": signed(kid="old"),
     "an unknown key": signed(kid="gone"),
     "no key id": jwt.encode(CLAIMS, "n" * 32, "HS256"),
-    "no signature": jwt.encode(CLAIMS, None, "none", headers={"kid": "new"}),
+    "no signature": jwt.encode(CLAIMS, "", "none", headers={"kid": "new"}),
     "another algorithm": signed(algorithm="HS512", secret="n" * 64),
     "expired": signed(exp=NOW - HOUR),
     "not yet issued": signed(iat=NOW + HOUR),

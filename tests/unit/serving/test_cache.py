@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis.exceptions import ConnectionError as Refused
 from redis.exceptions import TimeoutError as Silent
 
@@ -159,7 +160,7 @@ async def test_a_redis_that_is_away_costs_nothing_but_its_use(error: Exception) 
 
 async def test_a_redis_that_says_nothing_holds_an_answer_up_for_half_a_second_at_most() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        settings = Settings(redis=Redis(url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
+        settings = Settings(redis=Redis(url=SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")))
         cache, make = Cache(client(settings)), Making(ONE)
         began = time.monotonic()
         assert await asyncio.gather(*(cache.get(str(number), make) for number in range(200))) == [ONE] * 200

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from serving.openapi import described
@@ -15,7 +16,7 @@ from tests.unit.serving.whole import SCOPES, USER, application, filled, served, 
 schema = schemathesis.openapi.from_dict(described())
 EVERYTHING = token(*SCOPES)
 ITS_OWN = token(*SCOPES, user=USER)
-NOT_HELD = [
+NOT_HELD: list[CheckFunction] = [
     positive_data_acceptance,  # the words of filters, columns and cursors mean more than a schema says
     negative_data_rejection,  # in paths and queries all is text, and some routes pass over what they do not know
 ]

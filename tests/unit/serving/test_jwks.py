@@ -100,7 +100,7 @@ async def test_our_own_tokens_go_on_beside_a_provider_and_need_nothing_of_it() -
 async def test_claims_are_those_that_the_settings_name() -> None:
     api = API.model_copy(update={"scope_claim": "scp", "user_claim": "sub"})
     found = await Away(*SET).tokens(api).check(signed(scp=["read:users", "predict"], scope=...))
-    assert (found.scopes, found.user_id) == ({"read:users", "predict"}, "ann")
+    assert (found.scopes, found.user_id) == (frozenset({"read:users", "predict"}), "ann")
 
 
 PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -119,7 +119,7 @@ BAD = {
     "the public key as a secret, stripped": confused(PEM.strip()),
     "the modulus as a secret": confused(SET[0]["n"].encode()),
     "RS256 in name alone": header_of(confused(PEM), alg="RS256"),
-    "no signature": jwt.encode(CLAIMS, None, "none", headers={"kid": "r"}),
+    "no signature": jwt.encode(CLAIMS, "", "none", headers={"kid": "r"}),
     "no signature, and nothing where it stood": signed().rsplit(".", 1)[0] + ".",
     "None": header_of(signed(), alg="None"),
     "nOnE without a signature": header_of(signed().rsplit(".", 1)[0] + ".", alg="nOnE"),
@@ -155,7 +155,8 @@ async def test_a_bad_token_of_a_provider_is_refused(token: str) -> None:
 
 async def test_our_secret_does_not_sign_for_the_provider_nor_its_key_for_us() -> None:
     tokens = Away(*SET).tokens()
-    ours = {"iss": "lakehouse", "aud": "lakehouse", "sub": "me", "iat": NOW, "exp": NOW + HOUR, "scope": "admin"}
+    ours: dict[str, Any] = {"iss": "lakehouse", "aud": "lakehouse", "sub": "me", "iat": NOW, "exp": NOW + HOUR,
+                            "scope": "admin"}  # fmt: skip
     assert await status(tokens, signed(**ours)) == 401
     assert await status(tokens, jwt.encode(CLAIMS, "n" * 32, "HS256", headers={"kid": "new"})) == 401
 
@@ -319,6 +320,6 @@ def test_the_set_is_fetched_over_http_and_bounded() -> None:
         ({"jwks_url": "https://i/k", "issuer": "lakehouse", "audience": "a"}, "another name"),
     ],
 )
-def test_settings_of_a_provider_are_whole(given: dict[str, str], words: str) -> None:
+def test_settings_of_a_provider_are_whole(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Api(**given)

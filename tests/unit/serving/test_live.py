@@ -18,6 +18,8 @@ import pytest
 from fastapi import FastAPI, Header
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
+from starlette.types import Message
 
 from lakehouse.alerts import read
 from serving import problems
@@ -433,7 +435,7 @@ async def test_versions_of_tables_are_asked_for_while_somebody_wants_them_and_a_
 async def test_a_redis_that_is_away_ends_neither_feed_nor_stream() -> None:
     from lakehouse.settings import Redis, Settings
 
-    here = Hub(WORDING, [RedisFeed(Settings(redis=Redis(url="redis://127.0.0.1:1/0")), every_s=0.01)])
+    here = Hub(WORDING, [RedisFeed(Settings(redis=Redis(url=SecretStr("redis://127.0.0.1:1/0"))), every_s=0.01)])
     with here.stream("t", Wish(frozenset({"live"}))) as stream:
         await asyncio.wait_for(stream.awake.wait(), 5)
         (event,) = EventSource().feed(await drain(stream))
@@ -480,7 +482,8 @@ class Connection:
     """A client's side of ASGI: what was sent, stalled or closed as told."""
 
     def __init__(self, server: FastAPI, query: str, headers: dict[str, str]) -> None:
-        self.status, self.headers, self.body = 0, {}, bytearray()
+        self.status, self.body = 0, bytearray()
+        self.headers: dict[str, str] = {}
         self.source = EventSource()
         self.reads, self.left, self.came = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.reads.set()
@@ -497,11 +500,11 @@ class Connection:
         self.aborted = True
         self.left.set()
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self) -> Message:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: Message) -> None:
         await self.reads.wait()
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -516,7 +519,7 @@ class Connection:
     def events(self) -> list[Event]:
         return self.source.events
 
-    async def until(self, true: Callable[[], bool]) -> None:
+    async def until(self, true: Callable[..., bool]) -> None:
         async with asyncio.timeout(10):
             while not true():
                 self.came.clear()

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 from pyspark.sql import types as T
 
 from lakehouse.flows import TABLES
@@ -58,7 +59,7 @@ def value(kind: T.DataType, number: int, secret: bool) -> Any:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Every table that has something personal, which says ``SECRET``; closed ones say it everywhere."""
     settings = local_lake(tmp_path_factory.mktemp("lake")).model_copy(
-        update={"redis": Redis(url="redis://127.0.0.1:1/0")}
+        update={"redis": Redis(url=SecretStr("redis://127.0.0.1:1/0"))}
     )
     for name, table in catalog().items():
         if name in PERSONAL or table.closed:

@@ -168,7 +168,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
     """Every method and path; of what is mounted, ``*`` and where."""
     for found in iter_route_contexts(app.routes):
         for method in found.methods or {"*"}:
-            yield method, found.path or getattr(found.original_route, "path", "?")
+            yield method, found.path or str(getattr(found.original_route, "path", "?"))
 
 
 def test_every_route_is_written_down(app: FastAPI) -> None:

@@ -94,7 +94,7 @@ async def test_what_is_not_known_is_left_out_not_zero() -> None:
 
 
 def test_a_platform_of_which_nothing_is_known_yet_says_nothing_wrong() -> None:
-    empty = {"at": None, "topics": {}, "stores": {}, "batches": [], "totals": []}
+    empty: dict[str, Any] = {"at": None, "topics": {}, "stores": {}, "batches": [], "totals": []}
     found = [*facts.pipeline(empty), *facts.stream(None), *facts.processors({}, 0), *facts.models([], [])]
     assert not [sample for family in found for sample in family.samples]
 
@@ -296,7 +296,7 @@ TOKEN = SecretStr("t" * 32)
 
 
 async def status_of(
-    client: str, headers: Mapping[str, str | bytes], token: SecretStr | None = TOKEN, proxy: bool = False
+    client: str, headers: Mapping[bytes, bytes], token: SecretStr | None = TOKEN, proxy: bool = False
 ) -> int:
     app = FastAPI()
     problems.install(app)
@@ -333,18 +333,18 @@ async def status_of(
 async def test_metrics_are_for_this_machine_the_metrics_token_and_admins(
     client: str, bearer: str | None, status: int
 ) -> None:
-    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}".encode()}
+    headers = {} if bearer is None else {b"Authorization": f"Bearer {bearer}".encode()}
     assert await status_of(client, headers) == status
 
 
 async def test_behind_a_proxy_who_comes_from_this_machine_is_nobody_in_particular() -> None:
     assert await status_of("127.0.0.1", {}, proxy=True) == 401
-    assert await status_of("127.0.0.1", {"Authorization": "Bearer " + "t" * 32}, proxy=True) == 200
+    assert await status_of("127.0.0.1", {b"Authorization": b"Bearer " + b"t" * 32}, proxy=True) == 200
 
 
 async def test_without_a_metrics_token_no_word_passes_for_it() -> None:
     for word in ("", "None", "null"):
-        assert await status_of("10.0.0.9", {"Authorization": f"Bearer {word}"}, token=None) == 401
+        assert await status_of("10.0.0.9", {b"Authorization": f"Bearer {word}".encode()}, token=None) == 401
 
 
 # --- dashboards and alerts -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import httpx2
 import orjson
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from lakehouse.settings import Api, Rate, Rates, Redis, Settings
 from lakehouse.sources.delivery import Delivery
@@ -34,7 +35,9 @@ ACCEPTS = ["application/json", "application/x-ndjson", "text/csv", "application/
 @pytest.fixture
 def lake(tmp_path: Path) -> Settings:
     no_limit = Api(rate=Rates(read=Rate(per_minute=0)))
-    settings = local_lake(tmp_path).model_copy(update={"redis": Redis(url="redis://127.0.0.1:1/0"), "api": no_limit})
+    settings = local_lake(tmp_path).model_copy(
+        update={"redis": Redis(url=SecretStr("redis://127.0.0.1:1/0")), "api": no_limit}
+    )
     events = [
         {
             "event_id": f"e{n}", "event_type": "comment", "user_id": f"u{n % 3}", "post_id": "p1",
@@ -285,7 +288,7 @@ async def test_every_answer_is_one_version_while_the_table_moves(lake: Settings)
 
 
 async def test_a_lake_that_is_not_there_is_said_within_bounds(tmp_path: Path) -> None:
-    settings = local_lake(tmp_path).model_copy(update={"redis": Redis(url="redis://127.0.0.1:1/0")})
+    settings = local_lake(tmp_path).model_copy(update={"redis": Redis(url=SecretStr("redis://127.0.0.1:1/0"))})
     away = settings.model_copy(
         update={"hdfs": settings.hdfs.model_copy(update={"uri": "hdfs://127.0.0.1:1", "root": "/lake"})}
     )

@@ -21,6 +21,7 @@ from pyarrow import dataset
 
 from lakehouse.flows import TABLES
 from lakehouse.settings import Settings
+from lakehouse.sources.lake import Lake
 from serving import served as module
 from serving.ask import ask
 from serving.auth import Caller
@@ -332,7 +333,7 @@ def test_what_is_served_goes_on_for_some_seconds_without_the_lake_and_comes_back
         gone_after = until(lambda: served.now(TABLE) is None, AWAY_AFTER_S + 5)
         assert AWAY_AFTER_S - 2 < gone_after < AWAY_AFTER_S + 1
         assert problem(lambda: served.snapshot(TABLE)) == (503, "store-away")
-        served._lake = module.Lake(lake)
+        served._lake = Lake(lake)
         assert until(lambda: served.now(TABLE) is not None, 5) < 3
         assert len(rows(served, served.snapshot(TABLE))) == 4
     assert there.exists() and not away.exists()

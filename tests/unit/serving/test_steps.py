@@ -100,7 +100,8 @@ async def test_steps_say_what_their_minutes_say(api: httpx2.AsyncClient, step: s
         expected = wanted[datetime.fromisoformat(row["window_start"])]
         assert {name: row[name] for name in expected} == pytest.approx(expected)
     # Pages of steps are the same rows, and a condition on what a step says is of the step.
-    paged, cursor = [], {}
+    paged: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
     while True:
         part = await page(api, path, limit=3, order="requests", **span, **cursor)
         paged += part["data"]

@@ -26,7 +26,7 @@ def parsed(settings: Settings) -> ServerOptions:
 
 
 @pytest.mark.parametrize("home", ["home", "a home"])
-def test_supervisord_reads_what_we_write(tmp_path: Path, home):
+def test_supervisord_reads_what_we_write(tmp_path: Path, home: str) -> None:
     settings = Settings(home=tmp_path / home)
     (program,) = parsed(settings).process_group_configs[0].process_configs
     assert program.name == "kafka"
@@ -38,7 +38,7 @@ def test_supervisord_reads_what_we_write(tmp_path: Path, home):
     assert program.command == f'/bin/sh "{tmp_path / home}/supervisor/programs/kafka.sh"'
 
 
-def test_the_socket_is_in_home_unless_its_path_is_too_long(tmp_path):
+def test_the_socket_is_in_home_unless_its_path_is_too_long(tmp_path: Path) -> None:
     def socket(home: Path) -> str:
         return parsed(Settings(home=home)).configroot.supervisord.server_configs[0]["file"]
 
@@ -47,7 +47,7 @@ def test_the_socket_is_in_home_unless_its_path_is_too_long(tmp_path):
     assert len(socket(tmp_path / ("x" * 100))) < 100
 
 
-def test_a_program_gets_arguments_and_environment_exactly(tmp_path):
+def test_a_program_gets_arguments_and_environment_exactly(tmp_path: Path) -> None:
     command = ["printf", "%s|%s|%s|%s", AWKWARD, "", "$HOME `id`"]
     env = {"SECRET": AWKWARD}
     command = ["sh", "-c", '"$0" "$@" "$SECRET"', *command]
@@ -56,7 +56,7 @@ def test_a_program_gets_arguments_and_environment_exactly(tmp_path):
     assert done.stdout == f"{AWKWARD}||$HOME `id`|{AWKWARD}"
 
 
-def test_only_deaths_since_the_last_start_count(tmp_path):
+def test_only_deaths_since_the_last_start_count(tmp_path: Path) -> None:
     log = tmp_path / "supervisord.log"
     log.write_text(
         "t WARN exited: kafka (terminated by SIGKILL; not expected)\n"

@@ -35,7 +35,7 @@ class BeatsOptions(ListenOptions):
     """``client_inactivity_timeout``: seconds after which a silent connection without open windows is closed."""
 
     codec: CodecName = "plain"
-    client_inactivity_timeout: float = Field(60, ge=0)
+    client_inactivity_timeout: float = Field(default=60, ge=0)
 
 
 class Frames:

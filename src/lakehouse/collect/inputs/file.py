@@ -43,12 +43,12 @@ class FileOptions(InputOptions):
     exclude: Listed = []
     start_position: Literal["beginning", "end"] = "end"
     sincedb_path: str | None = None
-    stat_interval: float = Field(1, gt=0)
-    discover_interval: int = Field(15, ge=1)
-    close_older: float = Field(3600, gt=0)
+    stat_interval: float = Field(default=1, gt=0)
+    discover_interval: int = Field(default=15, ge=1)
+    close_older: float = Field(default=3600, gt=0)
     delimiter: Delimiter = "\n"
     mode: Literal["tail"] = "tail"
-    file_chunk_size: int = Field(256 * 1024, ge=1)  # Logstash: 32 KiB; a chunk here is one transaction
+    file_chunk_size: int = Field(default=256 * 1024, ge=1)  # Logstash: 32 KiB; a chunk here is one transaction
 
     @field_validator("path")
     @classmethod

@@ -30,8 +30,8 @@ class HttpOptions(ListenOptions):
     additional_codecs: dict[str, str] = {"application/json": "json"}
     user: str | None = None
     password: SecretStr | None = None
-    max_content_length: int = Field(100 * 1024 * 1024, ge=1)
-    max_pending_requests: int = Field(200, ge=1)
+    max_content_length: int = Field(default=100 * 1024 * 1024, ge=1)
+    max_pending_requests: int = Field(default=200, ge=1)
     response_code: int = 200
 
 

@@ -25,9 +25,9 @@ class UdpOptions(InputOptions):
     host: str = "127.0.0.1"  # Logstash: 0.0.0.0; here the world is let in by saying so
     port: int = Field(ge=0, le=65535)
     codec: CodecName = "plain"
-    buffer_size: int = Field(65536, ge=1)
-    queue_size: int = Field(2000, ge=1)
-    receive_buffer_bytes: int = Field(8 << 20, ge=1)  # Logstash: the system's; it takes a burst while the disk syncs
+    buffer_size: int = Field(default=65536, ge=1)
+    queue_size: int = Field(default=2000, ge=1)
+    receive_buffer_bytes: int = Field(default=8 << 20, ge=1)  # Logstash: the system's; for a burst while the disk syncs
 
 
 class Udp:

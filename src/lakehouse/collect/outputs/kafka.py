@@ -40,8 +40,8 @@ class KafkaOptions(OutputOptions):
     acks: Literal["all", "-1"] = "all"  # Logstash: 1, with which a broker that dies takes acknowledged records along
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     client_id: str = "logstash"
-    linger_ms: int = Field(5, ge=0)  # Logstash: 0; batches fill at any rate that matters
-    batch_size: int = Field(1_000_000, ge=1)  # bytes; Logstash: 16384
+    linger_ms: int = Field(default=5, ge=0)  # Logstash: 0; batches fill at any rate that matters
+    batch_size: int = Field(default=1_000_000, ge=1)  # bytes; Logstash: 16384
     max_request_size: int = Field(MAX_BYTES, ge=1)  # bytes; Logstash: 1 MiB; the platform's topics take 16
 
 

@@ -38,7 +38,7 @@ class LumberjackOptions(OutputOptions):
     hosts: Listed = Field(min_length=1)
     port: int = Field(ge=1, le=65535)
     ssl_certificate: Path | None = None  # Logstash: required; without it nothing is encrypted
-    flush_size: int = Field(1024, ge=1)
+    flush_size: int = Field(default=1024, ge=1)
 
     @field_validator("hosts")
     @classmethod

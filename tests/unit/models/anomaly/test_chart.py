@@ -52,7 +52,7 @@ def test_a_slow_drift_is_no_alarm() -> None:
 
 
 def test_the_steps_of_a_rounded_number_are_no_alarm_but_a_jump_is() -> None:
-    values = (0.31 + np.arange(1440) * 2e-6).round(4)[:, None]
+    values = (0.31 + np.arange(1440, dtype=np.float64) * 2e-6).round(4)[:, None]
     assert alarms(values) == []
     values[1000:] += 0.01
     assert alarms(values)[0] == 1000

@@ -25,7 +25,7 @@ def minutes(world: Simulation) -> dict[str, Minutes]:
             if topic == "user-events" or kind != "valid" or not value:
                 continue
             record = orjson.loads(value)
-            moment = np.datetime64(record["@timestamp"].removesuffix("Z"), "us").astype(np.int64) // MINUTE
+            moment = int(np.datetime64(record["@timestamp"].removesuffix("Z"), "us").astype(np.int64)) // MINUTE
             if "http" in record:
                 minute = found[record["service"]["name"]][moment]
                 minute["errors"].append(record["http"]["response"]["status_code"] >= 500)

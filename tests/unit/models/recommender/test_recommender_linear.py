@@ -18,9 +18,9 @@ def tastes(users: int = 120, groups: int = 4, of_each: int = 15, seed: int = 0) 
     """Users who like most items of one group and few of the others, one after the other."""
     chance = np.random.default_rng(seed)
     likes = chance.random((users, groups * of_each)) < 0.05
-    for user in range(users):
-        own = np.arange(of_each) + of_each * (user % groups)
-        likes[user, own] = chance.random(of_each) < 0.6
+    for row in range(users):
+        own = np.arange(of_each) + of_each * (row % groups)
+        likes[row, own] = chance.random(of_each) < 0.6
     user, item = likes.nonzero()
     return pd.DataFrame(
         {"user_id": user.astype(str), "item_id": [f"{i // of_each}-{i}" for i in item], "at": item * 60.0}
@@ -60,7 +60,7 @@ def test_a_short_basket_holds_what_lies_close_in_time_and_every_pair_within_half
 
 def test_the_strongest_weights_are_kept_whatever_their_sign_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = np.random.default_rng(0)
-    left, right, head = chance.normal(size=(30, 4)), chance.normal(size=(30, 4)), chance.normal(size=(12, 12))
+    left, right, head = (chance.normal(size=size).astype(np.float32) for size in ((30, 4), (30, 4), (12, 12)))
     monkeypatch.setattr(linear, "BLOCK", 7 * 30)
     full = left @ right.T
     np.fill_diagonal(full, 0)

@@ -69,18 +69,18 @@ def figures(seed: int) -> dict[str, Any]:
     past = interactions_of(before, cut.to_pydatetime()).sort_values(["at", "item_id"])
     histories = past.groupby("user_id")["item_id"].agg(list)
     after = interactions_of(events[events["occurred_at"] >= cut], END.to_pydatetime())
-    after = after[after["user_id"].isin(histories.index)].groupby("user_id")["item_id"].agg(set)
+    turned_to = after[after["user_id"].isin(histories.index)].groupby("user_id")["item_id"].agg(set)
     popular = past.groupby("item_id")["weight"].sum().sort_values(ascending=False).index
-    truth = truths(world, cut)
+    truth = truths(world, cut).T
     hits: dict[str, list[list[bool]]] = {"recommender": [], "popularity": [], "truth": []}
-    relevant = []
-    for user, items in after.items():
-        history = histories[user]
+    relevant: list[int] = []
+    for user, items in turned_to.items():
+        history = histories[str(user)]
         wanted = items - set(history)
         if not wanted:
             continue
         relevant.append(len(wanted))
-        best = truth.loc[str(user)].drop(history).nlargest(K).index
+        best = truth[str(user)].drop(history).nlargest(K).index
         lists = {
             "recommender": [item for item, _ in model.top(history[-HISTORY:], history, K)],
             "popularity": [item for item in popular if item not in history][:K],

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from lakehouse.settings import Redis, Settings
 from serving import auth, problems
@@ -116,7 +117,7 @@ class Api:
             headers=EVERYTHING if headers is None else headers,
         )
         assert answer.status_code == 200, answer.text
-        return answer.json()  # type: ignore[no-any-return]
+        return answer.json()
 
     async def refused(self, query: str, headers: dict[str, str] | None = None, **variables: Any) -> tuple[int, str]:
         """The status and code of one that is not."""
@@ -143,7 +144,7 @@ TRUSTED = token(*READ, "read:pii")
 
 def filled(folder: Path) -> Settings:
     """A lake with some rows in the tables that GraphQL reads."""
-    settings = local_lake(folder).model_copy(update={"redis": Redis(url="redis://127.0.0.1:1/0")})
+    settings = local_lake(folder).model_copy(update={"redis": Redis(url=SecretStr("redis://127.0.0.1:1/0"))})
     write(
         settings, "gold.activity_minute",
         [

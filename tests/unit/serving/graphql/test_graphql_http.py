@@ -166,7 +166,7 @@ async def test_get_asks_queries_alone(api: Api) -> None:
 
 async def test_a_fault_says_nothing_of_itself_but_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     api.stores.site_now = {"secret": "password"}
-    answer = await post(api, {"query": "{ live { at } activity(first: 1) { version } }"}, **{"X-Request-Id": "mine"})
+    answer = await post(api, {"query": "{ live { at } activity(first: 1) { version } }"}, X_Request_Id="mine")
     assert answer.json() == {
         "data": {"live": None, "activity": {"version": 0}},
         "errors": [{

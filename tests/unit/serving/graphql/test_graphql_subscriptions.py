@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.types import Message
 
 from lakehouse.settings import Settings
 from serving.auth import Caller
@@ -59,15 +60,15 @@ class Connection:
     """One call of an application by ASGI: what is sent to it, and what it sends."""
 
     def __init__(self, api: Api, scope: dict[str, Any], *first: dict[str, Any]) -> None:
-        self.inward: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.outward: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.inward: asyncio.Queue[Message] = asyncio.Queue()
+        self.outward: asyncio.Queue[Message] = asyncio.Queue()
         for message in first:
             self.inward.put_nowait(message)
         common = {"asgi": {"version": "3.0"}, "path": "/graphql", "raw_path": b"/graphql", "query_string": b"",
                   "server": ("api", 80), "client": ("x", 1), "root_path": ""}  # fmt: skip
         self.task = asyncio.create_task(api.app(common | scope, self.inward.get, self.outward.put))
 
-    async def next(self) -> dict[str, Any]:
+    async def next(self) -> Message:
         async with asyncio.timeout(WAIT_S):
             return await self.outward.get()
 
