@@ -206,7 +206,7 @@ class Stream:
                 if not query.isActive:
                     error = query.exception()
                     if error is not None:
-                        raise StreamFailed(f"{query.name}: {_cause(error)}")
+                        raise StreamFailed(f"{query.name}: {cause(error)}")
                     active.pop(query.name, None)
                     continue
                 latest = query.lastProgress
@@ -224,7 +224,7 @@ class Stream:
             for ingest in self.ingests:
                 # A failed batch is raised by the next one's call, which may be long in coming.
                 if failure := ingest.failure():
-                    raise StreamFailed(f"{INGEST}: {_cause(failure)}")
+                    raise StreamFailed(f"{INGEST}: {cause(failure)}")
                 ingest.rest(wholly=not active)
             if not active:
                 for ingest in self.ingests:
@@ -309,7 +309,7 @@ class Follower:
         return self.stream.settings.stream.fanout_trigger * (1 + 0.05 * place)
 
     def _failed(self, error: Exception | None) -> None:
-        self.failed = _cause(error) if error else "stopped"
+        self.failed = cause(error) if error else "stopped"
         if any(sign in str(error) for sign in _TOO_FAR_BEHIND):
             mends = f"`lakehouse rebuild --store {self.name}` fills it"
             if self.name == QUERY:
@@ -326,9 +326,18 @@ def _to_the_end(query: StreamingQuery) -> None:
         query.processAllAvailable()
 
 
-def _cause(error: BaseException) -> str:
-    """The line of a Spark error that says what went wrong: of a Python traceback its last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.lstrip().startswith("at ")]
-    if any(line.startswith("Traceback") for line in lines):
-        return next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1])[:500]
-    return (lines[0] if lines else "?")[:500]
+def cause(error: BaseException) -> str:
+    """The line that says what went wrong: of a Python traceback its last, of a failed call what the JVM threw."""
+    text = str(error)
+    if type(error).__module__.startswith("lakehouse."):
+        return text
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "... "))
+    ]
+    if "Traceback (most recent call last)" in text:
+        found = next((line for line in reversed(lines) if "Error" in line or "Exception" in line), lines[-1])
+    elif len(lines) > 1 and lines[0].startswith("An error occurred while calling"):  # py4j's own line comes first
+        found = lines[1]
+    else:
+        found = lines[0] if lines else type(error).__name__
+    return found.removeprefix(": ")[:500]

@@ -14,7 +14,7 @@ from lakehouse import logs
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS
 from lakehouse.runtime import restarts
-from lakehouse.runtime.stream import Stream
+from lakehouse.runtime.stream import Stream, cause
 from lakehouse.runtime.turns import TurnError, only_writer, wanted
 from lakehouse.session import spark_session
 from lakehouse.settings import Settings, SettingsError
@@ -79,7 +79,7 @@ def _run(settings: Settings, until_drained: bool, stopping: Event, running: list
         except Exception as error:
             if stopping.is_set():
                 return 0
-            log.error("%s", error, exc_info=log.isEnabledFor(logging.DEBUG), extra=logs.of(error))
+            log.error("%s", cause(error), exc_info=log.isEnabledFor(logging.DEBUG), extra=logs.of(error))
             _end(stream)
             if time.monotonic() - started > HEALTHY_AFTER:
                 failures, pause = 0, FIRST_PAUSE
