@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileSelector, FileType, PyFileSystem
+
+One = TypeVar("One")
+Done = TypeVar("Done")
 
 
 def put(handler: DeltaStorageHandler, path: str, content: bytes) -> None:
@@ -24,6 +29,14 @@ def put(handler: DeltaStorageHandler, path: str, content: bytes) -> None:
 
 
 CHUNK_BYTES = 4 << 20
+AT_ONCE = 16
+"""Files on their way at once: delta-rs waits half a second for HDFS to have one in place, however small it is."""
+
+
+def at_once(work: Callable[[One], Done], of: Iterable[One]) -> Iterator[Done]:
+    """The results of work on files, in their order. An error ends it, once what was begun has ended."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(work, of)
 
 
 class Copied(NamedTuple):

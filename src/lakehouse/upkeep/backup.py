@@ -26,7 +26,7 @@ from lakehouse.runtime.recovery import _files
 from lakehouse.runtime.turns import only_writer
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DataFile
-from lakehouse.sinks.files import Copied, Files
+from lakehouse.sinks.files import Copied, Files, at_once
 from lakehouse.sources.lake import Lake, NoTableError
 
 Progress = Callable[[int, int], None]
@@ -65,44 +65,46 @@ def backup(
         "all": table is None,
         "tables": {},
     }
+    listed: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
     with held(settings, "lakehouse backup", versions, LASTS):
-        files = {name: _files(lake, name, version) for name, version in versions.items()}
-        total = sum(file.size for one in files.values() for file in one.values())
-        known = _known(there)
-        copied = skipped = done = 0
+        files = [(name, file) for name, version in versions.items() for file in _files(lake, name, version).values()]
+        total, done = sum(file.size for _, file in files), 0
+        known, present = _known(there), _sizes(there, {name: f"data/{_folder(name)}" for name in versions})
+
+        def keep(one: tuple[str, DataFile]) -> tuple[str, bool]:
+            """Have a file there: its checksum, and whether it had to be copied."""
+            name, file = one
+            path = f"{_folder(name)}/{file.path}"
+            if present[name].get(file.path) == file.size:
+                return known.get((name, file.path)) or there.summed(f"data/{path}").sha256, False
+            found = here.copy(path, there, f"data/{path}")
+            if found.size != file.size:
+                raise BackupError(
+                    f"{name}: file {file.path} has {found.size} bytes, its log says {file.size}; "
+                    f"`lakehouse doctor` and `lakehouse audit` say what else is wrong"
+                )
+            return found.sha256, True
+
+        copied = 0
+        for (name, file), (sha256, was_copied) in zip(files, at_once(keep, files), strict=True):
+            listed[name].append(asdict(file) | {"sha256": sha256})
+            copied += was_copied
+            done += file.size
+            progress(done, total)
         for name, version in versions.items():
-            sums = {}
-            folder = f"data/{name.replace('.', '/')}"
-            present = {one.name: one.size for one in there.ls(folder)}
-            for path, file in files[name].items():
-                kept = f"{folder}/{path}"
-                if present.get(path) == file.size:
-                    sums[path] = known.get((name, path)) or there.summed(kept).sha256
-                    skipped += 1
-                else:
-                    found = here.copy(f"{name.replace('.', '/')}/{path}", there, kept)
-                    if found.size != file.size:
-                        raise BackupError(
-                            f"{name}: file {path} has {found.size} bytes, its log says {file.size}; "
-                            f"`lakehouse doctor` and `lakehouse audit` say what else is wrong"
-                        )
-                    sums[path] = found.sha256
-                    copied += 1
-                done += file.size
-                progress(done, total)
             handle = lake.table(name, version)
             manifest["tables"][name] = {
                 "version": version,
                 "columns": json.loads(handle.schema().to_json()),
                 "id": str(handle.metadata().id),
                 "configuration": dict(handle.metadata().configuration),
-                "files": [asdict(file) | {"sha256": sums[path]} for path, file in files[name].items()],
+                "files": listed[name],
             }
     name = f"manifests/{manifest['at'].replace(':', '')}.json"
     there.put(name, json.dumps(manifest).encode())
     return {
         "manifest": name, "tables": len(versions), "bytes": total,
-        "files_copied": copied, "files_there_already": skipped,
+        "files_copied": copied, "files_there_already": len(files) - copied,
     }  # fmt: skip
 
 
@@ -122,6 +124,15 @@ def _versions(lake: Lake, table: str | None) -> dict[str, int]:
             except NoTableError:
                 continue
     return {name: found[name] for name in sorted(found) if table in (None, name) or name == LEDGER.name}
+
+
+def _folder(table: str) -> str:
+    return table.replace(".", "/")
+
+
+def _sizes(files: Files, folders: dict[str, str]) -> dict[str, dict[str, int]]:
+    """What there is of each table: file -> bytes."""
+    return {name: {one.name: one.size for one in files.ls(folder)} for name, folder in folders.items()}
 
 
 def _known(there: Files) -> dict[tuple[str, str], str]:
@@ -164,7 +175,7 @@ def restore(
         raise BackupError(f"the backup of {manifest['at']} holds no {table}")
     chosen = kept if table is None else {table: kept[table]}
     with only_writer(settings, "lakehouse restore"):
-        taken = [name for name in chosen if here.ls(f"{name.replace('.', '/')}/_delta_log")]
+        taken = [name for name in chosen if here.ls(f"{_folder(name)}/_delta_log")]
         if taken and not force:
             raise BackupError(f"{', '.join(taken)} is there already; --force puts the backup in its place")
         if table is not None:
@@ -172,19 +183,25 @@ def restore(
         files = [(name, file) for name, one in chosen.items() for file in one["files"]]
         total, done = sum(file["size"] for _, file in files), 0
         # All are verified first: a damaged one must not take the place of a good one of its name.
-        for name, file in files:
-            if there.summed(f"data/{name.replace('.', '/')}/{file['path']}") != _copied(file):
+        sums = at_once(lambda one: there.summed(f"data/{_folder(one[0])}/{one[1]['path']}"), files)
+        for (name, file), found in zip(files, sums, strict=True):
+            if found != _copied(file):
                 raise BackupError(f"{name}: {file['path']} in {source} is damaged; nothing was put in place")
-        present = {name: {f.name: f.size for f in here.ls(name.replace(".", "/"))} for name in chosen}
-        for name, file in files:
-            path = f"{name.replace('.', '/')}/{file['path']}"
+        present = _sizes(here, {name: _folder(name) for name in chosen})
+
+        def place_one(one: tuple[str, dict[str, Any]]) -> int:
+            name, file = one
+            path = f"{_folder(name)}/{file['path']}"
             there_already = present[name].get(file["path"]) == file["size"] and here.summed(path) == _copied(file)
             if not there_already and there.copy(f"data/{path}", here, path) != _copied(file):
                 raise BackupError(f"{name}: {file['path']} in {source} changed while it was read; no log was replaced")
-            done += file["size"]
+            return int(file["size"])
+
+        for size in at_once(place_one, files):
+            done += size
             progress(done, total)
-        for name, one in chosen.items():
-            _put_log(here, name, one)
+        for _ in at_once(lambda name: _put_log(here, name, chosen[name]), chosen):
+            pass
         if table is None:
             # What followed the tables that were there, or remembers them, begins anew.
             for query in FOLLOWERS:
@@ -235,7 +252,7 @@ def _fits(lake: Lake, table: str, version: int) -> None:
 
 def _put_log(here: Files, name: str, one: dict[str, Any]) -> None:
     """Replace a table's log by one that begins at the backup's version."""
-    folder, version = f"{name.replace('.', '/')}/_delta_log", one["version"]
+    folder, version = f"{_folder(name)}/_delta_log", one["version"]
     now = int(datetime.now(UTC).timestamp() * 1000)
     actions: list[dict[str, Any]] = [
         {
