@@ -138,7 +138,7 @@ import org.apache.hadoop.fs.Path;
 
 public class LakehouseStorage {
     private final Configuration conf;
-    private static final String[] NONE = new String[0];
+    private static final OpenOption[] WRITE = new OpenOption[0];
     private final Map contexts = new ConcurrentHashMap();
 
     public LakehouseStorage(Configuration conf) { this.conf = conf; }
@@ -149,14 +149,14 @@ public class LakehouseStorage {
         Path to = new Path(uri);
         InputStream in = new FileInputStream(local);
         try {
-            OutputStream out = files(to).create(to, true);
+            OutputStream out = isHere(to) ? Files.newOutputStream(here(to), WRITE) : files(to).create(to, true);
             try { IOUtils.copyLarge(in, out); } finally { out.close(); }
         } finally { in.close(); }
     }
 
     public boolean putNew(String text, String uri) throws IOException {
         Path to = new Path(uri);
-        if ("file".equals(to.toUri().getScheme())) return putNewHere(text, Paths.get(to.toUri().getPath(), NONE));
+        if (isHere(to)) return putNewHere(text, here(to));
         Path draft = new Path(to.getParent(), "." + to.getName() + "." + UUID.randomUUID() + ".tmp");
         OutputStream out = files(draft).create(draft, true);
         try { out.write(text.getBytes(StandardCharsets.UTF_8)); } finally { out.close(); }
@@ -172,11 +172,19 @@ public class LakehouseStorage {
         return true;
     }
 
-    // On a local disk Hadoop's rename starts five processes, without its native library, and takes 30 times as long.
+    // Without its native library Hadoop starts processes for a file on a local disk: one to write, five to rename it.
+    private static boolean isHere(Path path) { return "file".equals(path.toUri().getScheme()); }
+
+    private static java.nio.file.Path here(Path path) throws IOException {
+        java.nio.file.Path to = Paths.get(path.toUri().getPath(), new String[0]);
+        Files.createDirectories(to.getParent(), new java.nio.file.attribute.FileAttribute[0]);
+        Files.deleteIfExists(to.resolveSibling("." + to.getFileName() + ".crc")); // Hadoop's, of the file before
+        return to;
+    }
+
     private static boolean putNewHere(String text, java.nio.file.Path to) throws IOException {
         java.nio.file.Path draft = to.resolveSibling("." + to.getFileName() + "." + UUID.randomUUID() + ".tmp");
-        Files.createDirectories(to.getParent(), new java.nio.file.attribute.FileAttribute[0]);
-        Files.write(draft, text.getBytes(StandardCharsets.UTF_8), new OpenOption[0]);
+        Files.write(draft, text.getBytes(StandardCharsets.UTF_8), WRITE);
         try {
             Files.createLink(to, draft);
         } catch (java.nio.file.FileAlreadyExistsException taken) {
