@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from lakehouse.realtime.users import Session, User, profile
 from lakehouse.session import spark_session
 from lakehouse.settings import PROJECT, Settings
 from lakehouse.sinks import logs_live
+from lakehouse.sinks.delta import Storage
 from lakehouse.sinks.elasticsearch import HEALTH, LOGS, METRICS, ElasticsearchSink
 from lakehouse.sinks.mongo import MongoSink
 from lakehouse.sources.analysis import StoreError, read_table, register
@@ -247,3 +249,10 @@ def test_a_search_that_elasticsearch_does_not_understand_is_one_line(held: Setti
     with pytest.raises(StoreError, match=r"^elasticsearch\.logs_service cannot be searched for '\(a': .*$") as caught:
         register(spark, held, ["elasticsearch.logs_service"], {"elasticsearch.logs_service": "(a"})
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_on_hdfs_is_given_once_and_no_draft_is_left(held: Settings, spark: SparkSession, tmp_path: Path) -> None:
+    """What every commit to a table rests on; on a local disk other code does it (see tests/streaming)."""
+    storage, folder = Storage(spark, tmp_path), f"{held.hdfs.uri}/trial"
+    assert [storage.put_new(text, f"{folder}/commit") for text in ("first", "second")] == [True, False]
+    assert storage.read(f"{folder}/commit") == b"first" and storage.names(folder) == ["commit"]

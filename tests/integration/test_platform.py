@@ -42,34 +42,69 @@ TIDIED_EVERY = 15
 STREAM_STARTS_IN = 120.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 def stream(stack: Settings) -> Iterator[StreamProcess]:
     create_topics(stack)
     with StreamProcess(stack) as process:
         yield process
 
 
-def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(
-    stack: Settings, stream: StreamProcess, tmp_path: Path
-) -> None:
-    truth_file = tmp_path / "truth.json"
-    until(lambda: DeltaTable.is_deltatable(stack.table_uri(LEDGER.name)), STREAM_STARTS_IN)
-    before, events = settled(stack)["topics"], "select coalesce(sum(events), 0) from gold.activity_minute"
-    events_before = query(stack, events).rows[0][0]
-    began = datetime.now(UTC)
-    simulate(stack, 7, 300, 5, 0.5, truth_file, history_records=12_000)
-    result = settled(stack)
-    assert result["balanced"], problems(result)
-    truth = json.loads(truth_file.read_text())
-    for topic, sent in truth["topics"].items():
-        there = before.get(topic, {})
-        found = {name: count - there.get(name, 0) for name, count in result["topics"][topic].items()}
-        assert found["records"] == sent["sent"]
-        assert (found["valid"], found["quarantined"], found["duplicates"]) == (
-            sent["valid"], sent["broken"], sent["duplicates"],
-        )  # fmt: skip
-    assert query(stack, events).rows[0][0] - events_before == truth["topics"]["user-events"]["valid"]
-    told_everywhere(stack, began)
+@pytest.mark.usefixtures("stream")
+class TestBesideOneStream:
+    """One start of the stream for all; the last may end it."""
+
+    def test_a_simulated_service_is_accounted_for_and_gold_is_its_truth(self, stack: Settings, tmp_path: Path) -> None:
+        truth_file = tmp_path / "truth.json"
+        until(lambda: DeltaTable.is_deltatable(stack.table_uri(LEDGER.name)), STREAM_STARTS_IN)
+        before, events = settled(stack)["topics"], "select coalesce(sum(events), 0) from gold.activity_minute"
+        events_before = query(stack, events).rows[0][0]
+        began = datetime.now(UTC)
+        simulate(stack, 7, 300, 5, 0.5, truth_file, history_records=12_000)
+        result = settled(stack)
+        assert result["balanced"], problems(result)
+        truth = json.loads(truth_file.read_text())
+        for topic, sent in truth["topics"].items():
+            there = before.get(topic, {})
+            found = {name: count - there.get(name, 0) for name, count in result["topics"][topic].items()}
+            assert found["records"] == sent["sent"]
+            assert (found["valid"], found["quarantined"], found["duplicates"]) == (
+                sent["valid"], sent["broken"], sent["duplicates"],
+            )  # fmt: skip
+        assert query(stack, events).rows[0][0] - events_before == truth["topics"]["user-events"]["valid"]
+        told_everywhere(stack, began)
+
+    def test_quarantine_is_fixed_and_replayed_once(self, stack: Settings) -> None:
+        send(stack, ("user-events", event("mend-me", rating=9)))
+        settled(stack)
+        [[topic, partition, offset]] = query(
+            stack,
+            'select topic, partition, "offset" from silver.quarantine '
+            "where array_to_string(reasons, ' ') like '%/rating%' and decode(value) like '%mend-me%'",
+        ).rows
+        for extra in ((), ("--again",)):
+            done = lakehouse(
+                stack, "quarantine", "replay", f"{topic}/{partition}/{offset}", "--set", "/rating=4.5", *extra
+            )
+            assert done.returncode == 0, done.stderr
+        result = settled(stack)
+        assert result["balanced"], problems(result)
+        assert query(stack, "select rating from silver.user_events where event_id = 'e-mend-me'").rows == [(4.5,)]
+        status = f'select status from silver.quarantine where "offset" = {offset} and partition = {partition}'
+        assert ("replayed",) in query(stack, f"{status} and topic = 'user-events'").rows
+
+    def test_killed_servers_lose_nothing(self, stack: Settings) -> None:
+        for name in ("mongodb", "redis", "elasticsearch", "kafka", "datanode", "namenode"):
+            send(stack, *mixed(f"before-{name}"))
+            servers.kill_server(stack, name)
+            until(lambda name=name: servers.status(stack)[name]["ready"], 60)
+            send(stack, *mixed(f"after-{name}"))
+        result = settled(stack)
+        assert result["balanced"], problems(result)
+
+
+def lakehouse(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lakehouse.cli", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=environment(settings), capture_output=True, text=True, timeout=300)
 
 
 def told_everywhere(stack: Settings, since: datetime) -> None:
@@ -133,16 +168,6 @@ def die_at(stack: Settings, points: list[str], engine: str = "fused", alone: boo
     with StreamProcess(stack, **extra):
         result = settled(stack)
     assert result["balanced"], f"{points}: {problems(result)}"
-
-
-def test_killed_servers_lose_nothing(stack: Settings, stream: StreamProcess) -> None:
-    for name in ("mongodb", "redis", "elasticsearch", "kafka", "datanode", "namenode"):
-        send(stack, *mixed(f"before-{name}"))
-        servers.kill_server(stack, name)
-        until(lambda name=name: servers.status(stack)[name]["ready"], 60)
-        send(stack, *mixed(f"after-{name}"))
-    result = settled(stack)
-    assert result["balanced"], problems(result)
 
 
 def test_mongodb_keeps_the_newest_version_of_a_document(stack: Settings) -> None:
@@ -225,26 +250,3 @@ def test_a_store_that_is_too_far_behind_says_so_and_goes_on_after_a_rebuild(stac
     with StreamProcess(stack):
         result = settled(stack)
     assert result["balanced"], problems(result)
-
-
-def test_quarantine_is_fixed_and_replayed_once(stack: Settings, stream: StreamProcess) -> None:
-    send(stack, ("user-events", event("mend-me", rating=9)))
-    settled(stack)
-    [[topic, partition, offset]] = query(
-        stack,
-        'select topic, partition, "offset" from silver.quarantine '
-        "where array_to_string(reasons, ' ') like '%/rating%' and decode(value) like '%mend-me%'",
-    ).rows
-    for extra in ((), ("--again",)):
-        done = lakehouse(stack, "quarantine", "replay", f"{topic}/{partition}/{offset}", "--set", "/rating=4.5", *extra)
-        assert done.returncode == 0, done.stderr
-    result = settled(stack)
-    assert result["balanced"], problems(result)
-    assert query(stack, "select rating from silver.user_events where event_id = 'e-mend-me'").rows == [(4.5,)]
-    status = f'select status from silver.quarantine where "offset" = {offset} and partition = {partition}'
-    assert ("replayed",) in query(stack, f"{status} and topic = 'user-events'").rows
-
-
-def lakehouse(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lakehouse.cli", *arguments]
-    return subprocess.run(command, cwd=PROJECT, env=environment(settings), capture_output=True, text=True, timeout=300)
