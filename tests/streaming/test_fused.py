@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from lakehouse.contracts import contracts
 from lakehouse.flows import FLOWS, SHARED
 from lakehouse.quality.checks import checker
+from lakehouse.quality.quarantine import mark
 from lakehouse.runtime.compaction import compact
 from lakehouse.runtime.fused import REPLAY_HEADER
 from lakehouse.runtime.rebuild import rebuild
@@ -254,6 +255,20 @@ def test_compaction_between_crash_and_restart_changes_nothing(
     for name in ("silver.service_logs", "gold.activity_minute", "gold.host_utilization_minute"):
         run.spark.sql(f"optimize delta.`{run.settings.table_uri(name)}`")
     run.start().feed(*batches)
+    assert run.contents() == undisturbed
+
+
+def test_marks_in_quarantine_between_crash_and_restart_change_nothing_else(
+    run: Run, batches: list[dict[str, pa.Table]], undisturbed: dict[str, list[str]]
+) -> None:
+    run.start().feed(batches[0])
+    marked = next((row["topic"], row["partition"], row["offset"]) for row in run.rows("silver.quarantine"))
+    run.die(batches[1], LATE)
+    compact(run.lake, run.writers["silver.quarantine"], above_files=0)  # several topics in one file
+    assert mark(run.settings, [marked], "discarded") == 1
+    run.start().feed(*batches)
+    compact(run.lake, run.writers["silver.quarantine"], above_files=0)
+    assert mark(run.settings, [marked], "open") == 1
     assert run.contents() == undisturbed
 
 

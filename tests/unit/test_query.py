@@ -8,9 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lakehouse.quality.quarantine import mark
 from lakehouse.query import QueryError, query, rows, to_json, write_csv
+from lakehouse.runtime.recovery import beyond
 from lakehouse.settings import Settings
-from lakehouse.sources.lake import LakeError
+from lakehouse.sources.lake import Lake, LakeError
 from tests.unit.local_lake import local_lake, write
 
 MINUTE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -109,6 +111,20 @@ def test_rows_that_were_merged_can_be_filtered(tmp_path: Path, where: str) -> No
     full = [{column: row.get(column) for column in table.schema.names} for row in rows_]
     batch.upsert(settings, table, pa.Table.from_pylist(full, schema=table.arrow))
     assert query(settings, f"select series, score from gold.anomalies where {where}").rows == [("b", 0.9)]
+
+
+@pytest.mark.parametrize("where", ["topic = 'service-logs'", "topic > 't'", "status = 'open' and partition = 0"])
+def test_rows_beside_marked_ones_can_be_filtered(tmp_path: Path, where: str) -> None:
+    """A file of several topics, as compaction makes it, that `quarantine discard` has written again."""
+    settings = local_lake(tmp_path)
+    topics = ("user-events", "service-logs")
+    write(settings, "silver.quarantine", [
+        {"topic": topic, "partition": 0, "offset": 5, "status": "open", "reasons": ["json"]} for topic in topics
+    ])  # fmt: skip
+    assert mark(settings, [("user-events", 0, 5)], "discarded") == 1
+    found = query(settings, f"select topic, status from silver.quarantine where {where}").rows
+    assert found == [("user-events", "discarded") if "'t'" in where else ("service-logs", "open")]
+    assert Lake(settings).dataset("silver.quarantine").count_rows(filter=beyond("service-logs", None)) == 1
 
 
 def test_files_that_cannot_match_are_skipped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, write_deltalake
 
 from lakehouse.settings import Settings
+from lakehouse.sources.datasets import REWRITTEN
 from lakehouse.sources.lake import Lake
 from lakehouse.tables import Table
 
@@ -27,7 +28,12 @@ def upsert(settings: Settings, table: Table, rows: pa.Table) -> None:
     """Let these rows be those of their keys.
 
     The span that the rows have of the table's first ordering column bounds what is read.
+
+    Raises:
+        ValueError: the table is not one that readers expect to be merged into.
     """
+    if table.name.replace(".", "/") not in REWRITTEN:
+        raise ValueError(f"{table.name} is merged into: name it in sources.datasets.REWRITTEN, or filters on it fail")
     source = rows.select(table.schema.names).cast(table.arrow)
     if not source.num_rows:
         return

@@ -4,9 +4,9 @@
 satisfies: ``topic = 'x'`` finds nothing where a writer recorded no bounds of ``topic`` (delta-rs 1.6.6). It also takes
 a timestamp's upper bound as exact, which the protocol cuts to milliseconds. Here the bounds are built anew.
 
-Files that delta-rs merged hold strings as Arrow's views, which Arrow reads, but compares with nothing (25.0): a filter
-on them fails. Of tables that are merged into, strings are therefore read as dictionaries; elsewhere that would cost the
-statistics inside files, and time.
+Files that delta-rs wrote for a merge or an update hold strings as Arrow's views, which Arrow reads, but compares with
+nothing (25.0): a filter on them fails. Of tables that it rewrites, strings are therefore read as dictionaries;
+elsewhere that would cost the statistics inside files, and time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 MILLISECOND = timedelta(milliseconds=1)
 EXACT_STRING = 32
 """Delta's writers cut the bounds of strings of this length and more."""
-MERGED = ("gold/anomalies", "gold/forecasts")
-"""The tables of ``sinks.batch.upsert``."""
+REWRITTEN = ("gold/anomalies", "gold/forecasts", "silver/quarantine")
+"""The tables of ``sinks.batch.upsert``, which asks for it, and that of ``quality.quarantine.mark``."""
 
 
 def pruned_dataset(table: DeltaTable) -> dataset.Dataset:
@@ -38,7 +38,7 @@ def pruned_dataset(table: DeltaTable) -> dataset.Dataset:
     bounded = [n for n in whole.schema.names if f"min.{n}" in facts.column_names and f"max.{n}" in facts.column_names]
     files = facts.select(["path", *(f"{side}.{name}" for name in bounded for side in ("min", "max"))]).to_pylist()
     by_path = {unquote(file["path"]): file for file in files}
-    form = _dictionaries(whole.schema) if table.table_uri.rstrip("/").endswith(MERGED) else None
+    form = _dictionaries(whole.schema) if table.table_uri.rstrip("/").endswith(REWRITTEN) else None
     fragments = [
         (form or fragment.format).make_fragment(
             fragment.path,
