@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 MILLISECOND = timedelta(milliseconds=1)
 EXACT_STRING = 32
 """Delta's writers cut the bounds of strings of this length and more."""
-REWRITTEN = ("gold/anomalies", "gold/forecasts", "silver/quarantine")
+REWRITTEN = ("gold/anomalies", "gold/forecasts", "ops/access_log", "silver/quarantine")
 """The tables of ``sinks.batch.upsert``, which asks for it, and that of ``quality.quarantine.mark``."""
 
 

@@ -21,6 +21,7 @@ import pytest
 from fastapi import FastAPI, Response
 
 from lakehouse.ops.access_log import TABLE
+from lakehouse.query import query
 from lakehouse.settings import PROJECT, Api, Settings
 from lakehouse.sinks import batch
 from lakehouse.sources.delivery import Delivery
@@ -95,6 +96,7 @@ def test_an_entry_comes_into_the_table_as_it_was_kept(tmp_path: Path) -> None:
         for e in (entry(8, id=found[0]["id"], columns=()), full)
     ]
     assert [*(tmp_path / "s").iterdir()] == []
+    assert query(lake, "select id from ops.access_log where subject = ?", [full.subject]).rows == [(full.id,)]
 
 
 def _plain(value: Any) -> Any:
