@@ -75,7 +75,7 @@ test-browser: setup browser ## the pages: their pure parts by Vitest, then all o
 	@if [ -d $(PAGES)/node_modules ]; then cd $(PAGES) && npm run --silent test; fi
 	@$(BIN)/pytest tests/browser -m "not long" -rs
 
-test-long: setup ## soak, all kill points, a million events through each path: about 95 minutes
+test-long: setup ## soak, all kill points, a million events through each path, each component off, a cluster: hours
 	@$(BIN)/pytest tests/unit tests/streaming tests/integration -m long -s
 
 schema: setup ## docs/schema.graphql and docs/openapi.json afresh, after a change of what the API answers
