@@ -98,7 +98,7 @@ def _restore(lake: Lake, writer: DeltaWriter, version: int) -> None:
     )
     if not changed:
         return
-    before, now = _files(lake, writer.table.name, version), _files(lake, writer.table.name, writer.version)
+    before, now = data_files(lake, writer.table.name, version), data_files(lake, writer.table.name, writer.version)
     back = [file for path, file in before.items() if path not in now]
     for file in back:
         if not writer.storage.exists(f"{writer.uri}/{file.path}"):
@@ -110,7 +110,7 @@ def _restore(lake: Lake, writer: DeltaWriter, version: int) -> None:
     writer.commit(back, gone, operation="RESTORE")
 
 
-def _files(lake: Lake, name: str, version: int) -> dict[str, DataFile]:
+def data_files(lake: Lake, name: str, version: int) -> dict[str, DataFile]:
     """The files of a table's version, with their statistics as the log has them."""
     files = {}
     for action in pa.table(lake.table(name, version).get_add_actions(flatten=True)).to_pylist():
@@ -138,7 +138,7 @@ def delete(lake: Lake, writer: DeltaWriter, condition: Any) -> bool:
     data = lake.dataset(writer.table.name, writer.version)
     if not data.count_rows(filter=condition):
         return False
-    sizes = {path: file.size for path, file in _files(lake, writer.table.name, writer.version).items()}
+    sizes = {path: file.size for path, file in data_files(lake, writer.table.name, writer.version).items()}
     adds, removes = [], []
     for fragment in data.get_fragments(filter=condition):
         if fragment.count_rows(filter=condition):

@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 from lakehouse.flows import STREAMED, TABLES
 from lakehouse.runtime.holds import held
 from lakehouse.runtime.ledger import LEDGER
-from lakehouse.runtime.recovery import _files
+from lakehouse.runtime.recovery import data_files
 from lakehouse.runtime.turns import only_writer
 from lakehouse.settings import Settings
 from lakehouse.sinks.delta import DataFile
@@ -67,7 +67,7 @@ def backup(
     }
     listed: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
     with held(settings, "lakehouse backup", versions, LASTS):
-        files = [(name, file) for name, version in versions.items() for file in _files(lake, name, version).values()]
+        files = [(name, file) for name in versions for file in data_files(lake, name, versions[name]).values()]
         total, done = sum(file.size for _, file in files), 0
         known, present = _known(there), _sizes(there, {name: f"data/{_folder(name)}" for name in versions})
 
