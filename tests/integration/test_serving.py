@@ -160,12 +160,14 @@ def test_a_store_that_is_away_is_503_for_what_needs_it_200_for_the_rest_and_come
 ) -> None:
     until(lambda: all_well(api))
     needing = [path for path, needed in NEEDS.items() if needed == store]
+
+    def asked(beside: ThreadPoolExecutor) -> list[tuple[int, str | None, float]]:
+        return [*beside.map(lambda path: ask(api, path), needing)]
+
     with how(platform, STORES[store]), ThreadPoolExecutor(4) as beside:  # as many as may read tables at once
         # Tables that were read before are served for some seconds more, each since its own last look at the lake.
-        until(lambda: all(answer[0] == 503 for answer in beside.map(lambda path: ask(api, path), needing)), 30)
-        for path, (status, named, seconds) in zip(
-            needing, beside.map(lambda path: ask(api, path), needing), strict=True
-        ):
+        until(lambda: all(status == 503 for status, _, _ in asked(beside)), 30)
+        for path, (status, named, seconds) in zip(needing, asked(beside), strict=True):
             assert (status, named) == (503, store) and seconds < LONGEST_S, path
         for path in {*NEEDS, *NOTHING} - {*needing}:
             status, named, seconds = ask(api, path)

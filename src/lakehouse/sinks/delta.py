@@ -137,8 +137,8 @@ import org.apache.hadoop.fs.Options;
 import org.apache.hadoop.fs.Path;
 
 public class LakehouseStorage {
-    private final Configuration conf;
     private static final OpenOption[] WRITE = new OpenOption[0];
+    private final Configuration conf;
     private final Map contexts = new ConcurrentHashMap();
 
     public LakehouseStorage(Configuration conf) { this.conf = conf; }

@@ -34,7 +34,7 @@ AT_ONCE = 16
 
 
 def at_once(work: Callable[[One], Done], of: Iterable[One]) -> Iterator[Done]:
-    """The results of work on files, in their order. An error ends it, once what was begun has ended."""
+    """The results of work on files, in their order. An error of the work ends it, once what was begun has ended."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield from pool.map(work, of)
 

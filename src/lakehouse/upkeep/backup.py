@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,11 +65,19 @@ def backup(
         "all": table is None,
         "tables": {},
     }
-    listed: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
     with held(settings, "lakehouse backup", versions, LASTS):
         files = [(name, file) for name in versions for file in data_files(lake, name, versions[name]).values()]
         total, done = sum(file.size for _, file in files), 0
-        known, present = _known(there), _sizes(there, {name: f"data/{_folder(name)}" for name in versions})
+        known, present = _known(there), _sizes(there, versions, "data/")
+        for name, version in versions.items():
+            handle = lake.table(name, version)
+            manifest["tables"][name] = {
+                "version": version,
+                "columns": json.loads(handle.schema().to_json()),
+                "id": str(handle.metadata().id),
+                "configuration": dict(handle.metadata().configuration),
+                "files": [],
+            }
 
         def keep(one: tuple[str, DataFile]) -> tuple[str, bool]:
             """Have a file there: its checksum, and whether it had to be copied."""
@@ -87,19 +95,10 @@ def backup(
 
         copied = 0
         for (name, file), (sha256, was_copied) in zip(files, at_once(keep, files), strict=True):
-            listed[name].append(asdict(file) | {"sha256": sha256})
+            manifest["tables"][name]["files"].append(asdict(file) | {"sha256": sha256})
             copied += was_copied
             done += file.size
             progress(done, total)
-        for name, version in versions.items():
-            handle = lake.table(name, version)
-            manifest["tables"][name] = {
-                "version": version,
-                "columns": json.loads(handle.schema().to_json()),
-                "id": str(handle.metadata().id),
-                "configuration": dict(handle.metadata().configuration),
-                "files": listed[name],
-            }
     name = f"manifests/{manifest['at'].replace(':', '')}.json"
     there.put(name, json.dumps(manifest).encode())
     return {
@@ -130,9 +129,9 @@ def _folder(table: str) -> str:
     return table.replace(".", "/")
 
 
-def _sizes(files: Files, folders: dict[str, str]) -> dict[str, dict[str, int]]:
+def _sizes(files: Files, tables: Iterable[str], under: str = "") -> dict[str, dict[str, int]]:
     """What there is of each table: file -> bytes."""
-    return {name: {one.name: one.size for one in files.ls(folder)} for name, folder in folders.items()}
+    return {name: {one.name: one.size for one in files.ls(f"{under}{_folder(name)}")} for name in tables}
 
 
 def _known(there: Files) -> dict[tuple[str, str], str]:
@@ -182,26 +181,27 @@ def restore(
             _fits(lake, table, kept[table]["version"])
         files = [(name, file) for name, one in chosen.items() for file in one["files"]]
         total, done = sum(file["size"] for _, file in files), 0
-        # All are verified first: a damaged one must not take the place of a good one of its name.
-        sums = at_once(lambda one: there.summed(f"data/{_folder(one[0])}/{one[1]['path']}"), files)
-        for (name, file), found in zip(files, sums, strict=True):
-            if found != _copied(file):
-                raise BackupError(f"{name}: {file['path']} in {source} is damaged; nothing was put in place")
-        present = _sizes(here, {name: _folder(name) for name in chosen})
+        present = _sizes(here, chosen)
 
-        def place_one(one: tuple[str, dict[str, Any]]) -> int:
+        def verify(one: tuple[str, dict[str, Any]]) -> None:
+            name, file = one
+            if there.summed(f"data/{_folder(name)}/{file['path']}") != _copied(file):
+                raise BackupError(f"{name}: {file['path']} in {source} is damaged; nothing was put in place")
+
+        def put_in_place(one: tuple[str, dict[str, Any]]) -> None:
             name, file = one
             path = f"{_folder(name)}/{file['path']}"
             there_already = present[name].get(file["path"]) == file["size"] and here.summed(path) == _copied(file)
             if not there_already and there.copy(f"data/{path}", here, path) != _copied(file):
                 raise BackupError(f"{name}: {file['path']} in {source} changed while it was read; no log was replaced")
-            return int(file["size"])
 
-        for size in at_once(place_one, files):
-            done += size
+        list(
+            at_once(verify, files)
+        )  # all of them first: a damaged one must not take the place of a good one of its name
+        for (_, file), _ in zip(files, at_once(put_in_place, files), strict=True):
+            done += file["size"]
             progress(done, total)
-        for _ in at_once(lambda name: _put_log(here, name, chosen[name]), chosen):
-            pass
+        list(at_once(lambda name: _put_log(here, name, chosen[name]), chosen))
         if table is None:
             # What followed the tables that were there, or remembers them, begins anew.
             for query in FOLLOWERS:
